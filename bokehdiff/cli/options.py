@@ -42,8 +42,8 @@ def parse_options(
     """Parse a command line into a dataclass of options.
 
     Args:
-        options_class: Frozen dataclass; its docstring's `Args:` are the help. Fields may be dataclasses: the sections of
-            a YAML file. A leaf name stands in one section only.
+        options_class: Frozen dataclass; its docstring's `Args:` are the help. Fields may be dataclasses: the sections
+            of a YAML file. A leaf name stands in one section only.
         words: The command line after the command's name.
         program: Shown in the usage line.
         positional: Fields that may be given without their flag, in this order.

@@ -1,0 +1,145 @@
+"""What a photograph's EXIF says: camera settings, and which way is up."""
+
+from __future__ import annotations
+
+import logging
+import math
+import struct
+import warnings
+from typing import Any
+
+from PIL import Image
+from PIL.ExifTags import IFD, Base
+
+from bokehdiff.optics import CameraSettings
+
+logger = logging.getLogger(__name__)
+
+EXIF_HEADER = b"Exif\x00\x00"
+UNKNOWN_INFINITE = 0xFFFFFFFF  # EXIF 2.32, SubjectDistance: this numerator means infinity, 0 means unknown
+# EXIF 2.32, FocalPlaneResolutionUnit, in mm; 4 and 5 come from TIFF/EP and are met in the wild.
+UNIT_MM = {2: 25.4, 3: 10.0, 4: 1.0, 5: 0.001}
+INCH = 2  # the standard's default unit
+# What a TIFF's own directory holds beside its picture; the rest describes the pixels and does not outlive them.
+DESCRIPTIVE_TAGS = (
+    *(Base.ImageDescription, Base.Make, Base.Model, Base.Orientation, Base.Software, Base.DateTime),
+    *(Base.Artist, Base.Copyright),
+)
+
+
+def camera_settings(exif: bytes) -> CameraSettings:
+    """Camera settings of an EXIF block; None for each that is missing, zero or unreadable.
+
+    The sensor's width is PixelXDimension / FocalPlaneXResolution in the unit given (inch if none is).
+
+    Args:
+        exif: Block as found in files, with or without the "Exif" header; empty for none.
+    """
+    tags = _tags(exif)
+    return CameraSettings(
+        f_number=_positive(tags.get(Base.FNumber)) or _f_number_of_apex(tags.get(Base.ApertureValue)),
+        focal_length_mm=_positive(tags.get(Base.FocalLength)),
+        focal_length_35mm_mm=_positive(tags.get(Base.FocalLengthIn35mmFilm)),
+        sensor_width_mm=_sensor_width_mm(tags),
+        focus_distance_m=_distance_m(tags.get(Base.SubjectDistance)),
+    )
+
+
+def _tags(exif: bytes) -> dict[int, Any]:
+    """Entries of the Exif directory; empty when there are none or they cannot be read."""
+    if not exif:
+        return {}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of each damaged entry; what is left is still good
+            block = Image.Exif()
+            block.load(exif)
+            return {**block, **block.get_ifd(IFD.Exif)}
+    except Exception as error:  # Pillow's parser raises whatever it trips over in damaged blocks
+        logger.warning("the EXIF block cannot be read and is taken as empty: %s", error)
+        return {}
+
+
+def _positive(value: Any) -> float | None:
+    """A rational or integer as a float above 0; None for zero, a zero denominator, or anything that is no number."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError, ZeroDivisionError, OverflowError):
+        return None
+    return number if math.isfinite(number) and number > 0 else None
+
+
+def _f_number_of_apex(value: Any) -> float | None:
+    """N = 2 ** (A / 2) of the APEX aperture value A (EXIF 2.32, annex C)."""
+    apex = _positive(value)
+    return None if apex is None or apex > 20 else 2.0 ** (apex / 2.0)  # 20 is f/1024: a damaged entry
+
+
+def _sensor_width_mm(tags: dict[int, Any]) -> float | None:
+    resolution = _positive(tags.get(Base.FocalPlaneXResolution))
+    width_px = _positive(tags.get(Base.ExifImageWidth))
+    unit_mm = UNIT_MM.get(tags.get(Base.FocalPlaneResolutionUnit, INCH))
+    if resolution is None or width_px is None or unit_mm is None:
+        return None
+    return width_px / resolution * unit_mm
+
+
+def _distance_m(value: Any) -> float | None:
+    if getattr(value, "numerator", None) == UNKNOWN_INFINITE:
+        return math.inf
+    return _positive(value)
+
+
+def exif_of_tiff(picture: Image.Image) -> bytes:
+    """EXIF block of what a TIFF's directory says of the photograph, without what it says of its pixels; empty if
+    it says nothing.
+
+    Args:
+        picture: An open TIFF.
+    """
+    found = picture.getexif()
+    block = Image.Exif()
+    for tag in DESCRIPTIVE_TAGS:
+        if tag in found:
+            block[tag] = found[tag]
+    for directory in (IFD.Exif, IFD.GPSInfo):
+        entries = found.get_ifd(directory)
+        if entries:
+            block[directory] = dict(entries)
+    return block.tobytes() if len(block) else b""
+
+
+def upright(exif: bytes) -> bytes:
+    """The same EXIF block with its orientation set to 1, for pixels that stand upright, and without thumbnail.
+
+    The block is patched in place: maker notes, whose inner offsets would not survive a rewrite, stay as they are. The
+    thumbnail showed the picture as it was, so its directory is unlinked. A block that cannot be read is given up, with
+    a logged line.
+
+    Args:
+        exif: Block with or without the "Exif" header; empty stays empty.
+    """
+    if not exif:
+        return b""
+    start = len(EXIF_HEADER) if exif.startswith(EXIF_HEADER) else 0
+    block = bytearray(exif)
+    try:
+        _patch_first_directory(memoryview(block)[start:])
+    except (struct.error, KeyError) as error:
+        logger.warning("the EXIF block cannot be read and is not carried over: %s", error)
+        return b""
+    return bytes(block) if start else EXIF_HEADER + bytes(block)
+
+
+def _patch_first_directory(tiff: memoryview) -> None:
+    """Set the orientation to 1 and the offset of the next directory to 0, where they stand (TIFF 6.0, section 2)."""
+    order = {b"II*\x00": "<", b"MM\x00*": ">"}[bytes(tiff[:4])]
+    (directory,) = struct.unpack_from(order + "I", tiff, 4)
+    (count,) = struct.unpack_from(order + "H", tiff, directory)
+    for entry in range(directory + 2, directory + 2 + 12 * count, 12):
+        (tag,) = struct.unpack_from(order + "H", tiff, entry)
+        if tag == Base.Orientation:
+            struct.pack_into(order + "HIHH", tiff, entry + 2, 3, 1, 1, 0)  # SHORT, one of it, 1, padding
+    next_directory = directory + 2 + 12 * count
+    if next_directory + 4 <= len(tiff):
+        struct.pack_into(order + "I", tiff, next_directory, 0)

@@ -1,0 +1,106 @@
+"""One function for physics-inspired self-attention, and the back ends that can compute it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import cache
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from bokehdiff.attention.chunked import chunked_pisa
+from bokehdiff.attention.reference import dense_pisa
+from bokehdiff.attention.tokens import TokenOptics
+from bokehdiff.errors import InputError
+
+_logger = logging.getLogger(__name__)
+DENSE_WEIGHTS = 2**24  # up to 64 MB of attention weights in float32 the dense form is as fast and needs no second pass
+
+
+def reference_pisa(
+    query: Float[Tensor, "b k n d"],
+    key: Float[Tensor, "b k n d"],
+    value: Float[Tensor, "b k n d"],
+    optics: TokenOptics,
+    *,
+    hardness: float,
+    dropout: float = 0.0,
+    dropout_seed: int = 0,
+) -> Float[Tensor, "b k n d"]:
+    """`dense_pisa` with the optics of tokens.
+
+    Args:
+        query: Of the receiving tokens.
+        key: Of the light sources.
+        value: Of the light sources.
+        optics: What attention needs to know of the scene.
+        hardness: As in `dense_pisa`.
+        dropout: As in `dense_pisa`.
+        dropout_seed: As in `dense_pisa`.
+    """
+    pairs = optics.dense()
+    return dense_pisa(
+        query,
+        key,
+        value,
+        coc=optics.coc,
+        distance=pairs.distance,
+        visibility=pairs.visibility.clamp_min(optics.least_visibility(hardness)),
+        hardness=hardness,
+        dropout=dropout,
+        dropout_seed=dropout_seed,
+    )
+
+
+BACKENDS: dict[str, Callable[..., Tensor]] = {"reference": reference_pisa, "chunked": chunked_pisa}
+
+
+def pisa_attention(
+    query: Float[Tensor, "b k n d"],
+    key: Float[Tensor, "b k n d"],
+    value: Float[Tensor, "b k n d"],
+    optics: TokenOptics,
+    *,
+    hardness: float,
+    dropout: float = 0.0,
+    dropout_seed: int = 0,
+    backend: str = "auto",
+) -> Float[Tensor, "b k n d"]:
+    """Physics-inspired self-attention; the formula stands at `dense_pisa`.
+
+    Args:
+        query: Of the receiving tokens, one per token of `optics`.
+        key: Of the light sources.
+        value: Of the light sources.
+        optics: What attention needs to know of the scene, on the same device.
+        hardness: h of the soft disc: `training_hardness` or `INFERENCE_HARDNESS`.
+        dropout: Share of the attention weights that is dropped, in [0, 1); only for training.
+        dropout_seed: What is dropped is a function of this: every back end drops the same.
+        backend: A name of `BACKENDS`, or "auto" for the dense form while it is small and the chunked one beyond;
+            changes speed and memory, not the result.
+    """
+    n_images, n_heads, n_tokens, _ = query.shape
+    if (n_images, n_tokens) != (optics.coc.shape[0], optics.n_tokens):
+        raise InputError(
+            f"the optics must be those of the tokens; got {optics.coc.shape[0]} images of "
+            f"{optics.grid_hw[0]} x {optics.grid_hw[1]} tokens for {n_images} sequences of {n_tokens}"
+        )
+    if not 0 <= dropout < 1:
+        raise InputError(f"dropout must be in [0, 1); got {dropout:g}")
+    if backend == "auto":
+        backend = "reference" if n_images * n_heads * n_tokens**2 <= DENSE_WEIGHTS else "chunked"
+        if not torch.compiler.is_compiling():
+            _tell_once(backend, n_tokens)
+    if backend not in BACKENDS:
+        raise InputError(f"backend must be auto, {' or '.join(BACKENDS)}; got {backend}")
+    with torch.autocast(query.device.type, enabled=False):  # the disc's logarithms need more than half precision
+        return BACKENDS[backend](
+            query, key, value, optics, hardness=hardness, dropout=dropout, dropout_seed=dropout_seed
+        )
+
+
+@cache
+def _tell_once(backend: str, n_tokens: int) -> None:
+    _logger.info("physics-inspired attention over %d tokens: back end %s", n_tokens, backend)

@@ -1,0 +1,7 @@
+"""Lens blur from physics alone: planar layers by ray tracing, photographs with disparity by spreading light."""
+
+from bokehdiff.renderers.layers import LayerStack
+from bokehdiff.renderers.photo import METHODS, render_photo
+from bokehdiff.renderers.raytraced import BACKENDS, render_layers
+
+__all__ = ["BACKENDS", "METHODS", "LayerStack", "render_layers", "render_photo"]

@@ -1,0 +1,172 @@
+"""Lens blur of a photograph by spreading each pixel's light over its disc, slice by slice of depth."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm import tqdm
+
+FIRST_RADII_PX = (0.0, 0.6, 1.2, 2.0)  # close in focus, where a fraction of a pixel shows
+WIDEST_STEP_PX = 1.0  # between slices, until ...
+STEP_PER_RADIUS = 0.08  # ... this share of the radius is more
+DIRECT_RADIUS_PX = 2.5  # up to here a direct convolution is as fast as Fourier's
+LEAST_WEIGHT = 1e-7  # what rounding leaves of nothing; a single pixel spread over a disc of 500 px weighs more
+SAME_SURFACE_SLICES = 2  # a pixel is shared by two neighbouring slices, which therefore do not hide each other
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """Pixels that send light: the visible surface of a photograph, or what lies hidden behind its edges.
+
+    Args:
+        light: Colour times weight, linear.
+        weight: Share of the pixel that is there, in [0, 1].
+        coc_px: Signed radius of its disc; the nearer surface has the larger value [px].
+    """
+
+    light: Float[Tensor, "b 3 h w"]
+    weight: Float[Tensor, "b h w"]
+    coc_px: Float[Tensor, "b h w"]
+
+
+def splat(sheets: Sequence[Sheet], *, progress: bool = False) -> Float[Tensor, "b 3 h w"]:
+    """Spread every pixel of the sheets over its disc; nearer light hides farther light; normalise what lands.
+
+    Concretely, out(p) = sum over slices k of V_k(p) (light_k * disc_k)(p) / sum over k of V_k(p) (weight_k * disc_k)(p),
+    where disc_k has the radius of slice k and sums to 1, each pixel belongs to the two slices next to its circle of
+    confusion by linear shares, and V_k(p) = 1 - min(1, sum over slices j at least two nearer than k of
+    (weight_j * disc_j)(p)) is what nearer slices leave free. Neighbouring slices are one surface: they share a pixel
+    and do not hide each other. Beyond the border the edge pixels go on.
+
+    The splat with a soft disc and normalised weights is BokehMe's (Peng et al., CVPR 2022); slices and visibility
+    replace its one sum, which lets light from behind into a subject in focus.
+
+    Args:
+        sheets: At least one, of one size.
+        progress: Show a bar over the slices.
+    """
+    nodes = slice_radii(*_range_px(sheets))
+    margin = math.ceil(max(abs(nodes[0]), abs(nodes[-1]))) + 1 if len(nodes) > 1 or nodes[0] else 0
+    padded = [_padded(sheet, margin) for sheet in sheets]
+    sums = torch.zeros_like(torch.cat([sheets[0].light, sheets[0].weight[:, None]], dim=1))
+    landed: list[Tensor] = []
+    covered = torch.zeros_like(sheets[0].weight)
+    for k in tqdm(reversed(range(len(nodes))), total=len(nodes), desc="slices", disable=not progress):
+        if len(landed) >= SAME_SURFACE_SLICES:
+            covered = covered + landed[-SAME_SURFACE_SLICES]
+        spread = _spread(_slice(padded, nodes, k), abs(nodes[k]), margin)
+        landed.append(spread[:, 3])
+        sums = sums + (1.0 - covered).clamp(0.0, 1.0)[:, None] * spread
+    return sums[:, :3].clamp_min(0.0) / sums[:, 3:].clamp_min(LEAST_WEIGHT)
+
+
+def _range_px(sheets: Sequence[Sheet]) -> tuple[float, float]:
+    extremes = [sheet.coc_px.detach().aminmax() for sheet in sheets]
+    return min(float(low) for low, _ in extremes), max(float(high) for _, high in extremes)
+
+
+def slice_radii(least_px: float, most_px: float) -> list[float]:
+    """Signed radii of the slices, ascending, that enclose the range of circles of confusion; 0 is one if inside.
+
+    Concretely, the magnitudes are 0, 0.6, 1.2, 2 and then grow by the larger of 1 px and 8 %: between two of them a disc is
+    blended linearly. A range of one value is one slice of exactly that radius.
+
+    Args:
+        least_px: Smallest signed circle of confusion.
+        most_px: Largest.
+    """
+    if most_px == least_px:
+        return [least_px]
+    ladder = list(FIRST_RADII_PX)
+    while ladder[-1] < max(abs(least_px), abs(most_px)):
+        ladder.append(ladder[-1] + max(WIDEST_STEP_PX, STEP_PER_RADIUS * ladder[-1]))
+    signed = sorted({-radius for radius in ladder} | set(ladder))
+    first = max(i for i, radius in enumerate(signed) if radius <= least_px)
+    last = min(i for i, radius in enumerate(signed) if radius >= most_px)
+    return signed[first : last + 1]
+
+
+def _padded(sheet: Sheet, margin: int) -> Sheet:
+    def extend(image: Tensor) -> Tensor:
+        for dim in (-2, -1):
+            index = torch.arange(-margin, image.shape[dim] + margin, device=image.device)
+            image = image.index_select(dim, index.clamp(0, image.shape[dim] - 1))
+        return image
+
+    return Sheet(light=extend(sheet.light), weight=extend(sheet.weight), coc_px=extend(sheet.coc_px))
+
+
+def _slice(sheets: Sequence[Sheet], nodes: list[float], k: int) -> Float[Tensor, "b 4 h w"]:
+    """Light and weight of the pixels that belong to slice k, each times its linear share."""
+    total = None
+    for sheet in sheets:
+        share = torch.ones_like(sheet.coc_px)
+        if k > 0:
+            share = torch.minimum(share, (sheet.coc_px - nodes[k - 1]) / (nodes[k] - nodes[k - 1]))
+        if k + 1 < len(nodes):
+            share = torch.minimum(share, (nodes[k + 1] - sheet.coc_px) / (nodes[k + 1] - nodes[k]))
+        share = share.clamp_min(0.0)[:, None]
+        part = torch.cat([sheet.light, sheet.weight[:, None]], dim=1) * share
+        total = part if total is None else total + part
+    assert total is not None  # noqa: S101  there is at least one sheet
+    return total
+
+
+def _spread(content: Float[Tensor, "b 4 ph pw"], radius_px: float, margin: int) -> Float[Tensor, "b 4 h w"]:
+    """Convolve with the disc and take the margin off; only the box that holds something is worked on."""
+    kernel = disc_kernel(radius_px, like=content)
+    reach = kernel.shape[0] // 2
+    height, width = (n - 2 * margin for n in content.shape[-2:])
+    filled = content[:, 3].detach().amax(dim=0) > 0
+    rows, columns = filled.any(dim=1).nonzero()[:, 0], filled.any(dim=0).nonzero()[:, 0]
+    if len(rows) == 0:
+        return content[..., :height, :width] * 0.0
+    # The box of the output, in coordinates of the image, and what can reach it, in those of the padded one.
+    top, bottom = max(0, int(rows[0]) - margin - reach), min(height, int(rows[-1]) - margin + reach + 1)
+    left, right = max(0, int(columns[0]) - margin - reach), min(width, int(columns[-1]) - margin + reach + 1)
+    if top >= bottom or left >= right:
+        return content[..., :height, :width] * 0.0
+    reaching = content[
+        ..., top + margin - reach : bottom + margin + reach, left + margin - reach : right + margin + reach
+    ]
+    spread = _convolve(reaching, kernel, direct=radius_px <= DIRECT_RADIUS_PX)
+    return F.pad(spread, (left, width - right, top, height - bottom))
+
+
+def disc_kernel(radius_px: float, *, like: Tensor) -> Float[Tensor, "k k"]:
+    """An even disc on the pixel grid, of total weight 1.
+
+    Concretely, kernel[i, j] is proportional to clip(r + 1/2 - |(i, j)|, 0, 1), the share of a pixel at that distance
+    from the centre that a disc of radius r covers; up to half a pixel it is the identity.
+
+    Args:
+        radius_px: 0 or more.
+        like: Gives dtype and device.
+    """
+    reach = math.ceil(max(radius_px - 0.5, 0.0))
+    offset = torch.arange(-reach, reach + 1, dtype=like.dtype, device=like.device)
+    distance = torch.hypot(offset[:, None], offset[None, :])
+    kernel = (radius_px + 0.5 - distance).clamp(0.0, 1.0)
+    return kernel / kernel.sum() if radius_px > 0 else torch.ones_like(kernel)
+
+
+def _convolve(
+    image: Float[Tensor, "b 4 h w"], kernel: Float[Tensor, "k k"], *, direct: bool
+) -> Float[Tensor, "b 4 oh ow"]:
+    """Convolution where the (symmetric) kernel fits wholly into the image."""
+    side = kernel.shape[0]
+    if side == 1:
+        return image
+    if direct:
+        return F.conv2d(image.flatten(0, 1)[:, None], kernel[None, None])[:, 0].unflatten(0, image.shape[:2])
+    size_hw = [cv2.getOptimalDFTSize(n) for n in image.shape[-2:]]
+    product = torch.fft.rfft2(image, s=size_hw) * torch.fft.rfft2(kernel, s=size_hw)
+    height, width = image.shape[-2:]
+    return torch.fft.irfft2(product, s=size_hw)[..., side - 1 : height, side - 1 : width]

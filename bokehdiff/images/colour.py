@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import io
 import logging
-from typing import Any
+import struct
 
 import numpy as np
+import torch
 from PIL import Image, ImageCms
 
+from bokehdiff.images.light import linear_to_srgb
+
 logger = logging.getLogger(__name__)
+
+Array = np.ndarray  # [h w c] or [h w]
+
+# Columns: XYZ of sRGB's red, green and blue, adapted to the profile connection space's white D50 by Bradford's matrix
+# (IEC 61966-2-1 primaries; the same numbers stand in the ICC's own sRGB profiles).
+SRGB_TO_XYZ_D50 = np.array(
+    [[0.4360747, 0.3850649, 0.1430804], [0.2225045, 0.7168786, 0.0606169], [0.0139322, 0.0971045, 0.7141733]]
+)
 
 
 def to_srgb(picture: Image.Image, profile: bytes | None, *, name: str) -> Image.Image:
@@ -19,7 +30,7 @@ def to_srgb(picture: Image.Image, profile: bytes | None, *, name: str) -> Image.
     cannot be used is passed over with a logged line.
 
     Args:
-        picture: Mode L, LA, RGB, RGBA, CMYK or LAB.
+        picture: Mode L, LA, RGB, RGBA, CMYK or LAB; 8 bits.
         profile: ICC profile; None to take the numbers as they are.
         name: What log lines call the picture.
     """
@@ -37,14 +48,11 @@ def to_srgb(picture: Image.Image, profile: bytes | None, *, name: str) -> Image.
 
 
 def _through_profile(picture: Image.Image, profile: bytes) -> Image.Image:
-    alpha = picture.getchannel("A") if picture.mode in {"LA", "RGBA"} else None
     source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-    is_grey = source.profile.xcolor_space.strip() == "GRAY"
-    if alpha is not None:
-        picture = picture.convert("L" if picture.mode == "LA" else "RGB")
-    if is_grey and picture.mode == "RGB":
+    alpha = picture.getchannel("A") if picture.mode in {"LA", "RGBA"} else None
+    if source.profile.xcolor_space.strip() == "GRAY":
         picture = picture.convert("L")
-    elif not is_grey and picture.mode == "L":
+    elif picture.mode not in {"CMYK", "LAB"}:
         picture = picture.convert("RGB")
     converted = _transformed(picture, source)
     if alpha is not None:
@@ -73,16 +81,76 @@ def _is_srgb(profile: bytes) -> bool:
         return False
 
 
-def to_srgb_16bit(values: np.ndarray[Any, Any], profile: bytes | None, *, name: str) -> np.ndarray[Any, Any]:
+def deep_to_srgb(values: Array, profile: bytes | None, *, name: str) -> Array:
     """Colours of more than 8 bits in sRGB, by their embedded profile if there is one.
 
+    Pillow's colour management has 8 bits, so the profiles that photographs come in are computed here: a curve per
+    channel and a matrix (Adobe RGB, Display P3, ProPhoto), or one curve for greys. Concretely, with the curves c and
+    the matrix M to XYZ, out = encode(M_srgb^-1 M c(values)), clipped to sRGB's gamut. Profiles made of tables go
+    through 8 bits, with a logged line.
+
     Args:
-        values: [h w 3] in [0, 1].
+        values: [h w 1 or 3] in [0, 1].
         profile: ICC profile; None to take the numbers as they are.
         name: What log lines call the picture.
     """
     if not profile or _is_srgb(profile):
         return values
-    logger.warning("%s: its colour profile is applied with 8 bits per channel", name)
-    eight_bit = Image.fromarray((values * 255.0 + 0.5).astype(np.uint8))
+    try:
+        tags = _profile_tags(profile)
+        if values.shape[2] == 1 and b"kTRC" in tags:
+            return _encoded(_curve(tags[b"kTRC"], values))
+        if values.shape[2] == 3 and tags.keys() >= {b"rXYZ", b"gXYZ", b"bXYZ", b"rTRC", b"gTRC", b"bTRC"}:
+            return _encoded(_light(tags, values) @ _matrix(tags).T)
+    except (struct.error, KeyError, ValueError, ZeroDivisionError) as error:
+        logger.warning("%s: its colour profile cannot be used, colours are taken as sRGB: %s", name, error)
+        return values
+    logger.warning("%s: its colour profile is made of tables and is applied with 8 bits per channel", name)
+    eight_bit = Image.fromarray((np.broadcast_to(values, (*values.shape[:2], 3)) * 255.0 + 0.5).astype(np.uint8))
     return np.asarray(to_srgb(eight_bit, profile, name=name), dtype=np.float32) / 255.0
+
+
+def _profile_tags(profile: bytes) -> dict[bytes, bytes]:
+    """A profile's entries by signature (ICC.1:2022, section 7.3)."""
+    (count,) = struct.unpack_from(">I", profile, 128)
+    entries = (struct.unpack_from(">4sII", profile, 132 + 12 * index) for index in range(count))
+    return {signature: profile[offset : offset + size] for signature, offset, size in entries}
+
+
+def _matrix(tags: dict[bytes, bytes]) -> Array:
+    """From the profile's linear RGB to sRGB's, both seen through XYZ at D50."""
+    columns = [np.array(struct.unpack_from(">3i", tags[name], 8)) / 65536.0 for name in (b"rXYZ", b"gXYZ", b"bXYZ")]
+    return np.linalg.inv(SRGB_TO_XYZ_D50) @ np.stack(columns, axis=1)
+
+
+def _light(tags: dict[bytes, bytes], values: Array) -> Array:
+    channels = [_curve(tags[name], values[..., index]) for index, name in enumerate((b"rTRC", b"gTRC", b"bTRC"))]
+    return np.stack(channels, axis=2)
+
+
+def _curve(tag: bytes, values: Array) -> Array:
+    """Values through a profile's tone curve (ICC.1:2022, sections 10.6 "curv" and 10.18 "para")."""
+    if tag[:4] == b"curv":
+        (count,) = struct.unpack_from(">I", tag, 8)
+        if count == 0:
+            return values
+        table = np.frombuffer(tag, dtype=">u2", count=count, offset=12).astype(np.float64)
+        if count == 1:
+            return values ** (table[0] / 256.0)
+        return np.interp(values, np.linspace(0.0, 1.0, count), table / 65535.0)
+    if tag[:4] != b"para":
+        raise ValueError(f"unknown kind of curve {tag[:4]!r}")
+    (kind,) = struct.unpack_from(">H", tag, 8)
+    n_parameters = {0: 1, 1: 3, 2: 4, 3: 5, 4: 7}[kind]
+    given = [number / 65536.0 for number in struct.unpack_from(f">{n_parameters}i", tag, 12)]
+    if kind == 0:
+        return values ** given[0]
+    gamma, a, b = given[:3]
+    slope, limit = (given[3], given[4]) if kind > 2 else (0.0, -b / a)
+    above, below = {1: (0.0, 0.0), 2: (given[-1], given[-1]), 3: (0.0, 0.0), 4: (given[-2], given[-1])}[kind]
+    return np.where(values >= limit, np.maximum(a * values + b, 0.0) ** gamma + above, slope * values + below)
+
+
+def _encoded(light: Array) -> Array:
+    clipped = torch.from_numpy(np.clip(light, 0.0, 1.0).astype(np.float32))
+    return linear_to_srgb(clipped, transfer="srgb").numpy()

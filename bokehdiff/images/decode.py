@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
+from jaxtyping import Float32, Shaped
+from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
+from PIL.ExifTags import Base
 
 from bokehdiff.errors import InputError
-from bokehdiff.images.colour import to_srgb, to_srgb_16bit
-from bokehdiff.images.exif import exif_of_tiff
+from bokehdiff.images.colour import deep_to_srgb, to_srgb
+from bokehdiff.images.exif import TIFF_LAYOUTS, exif_of_tiff, orientation_of, stand_upright
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +29,8 @@ FORMATS = ("PNG", "JPEG", "MPO", "TIFF", "WEBP", "BMP", "GIF", "PPM", "AVIF", "J
 SCENE_LINEAR_SUFFIXES = frozenset({".exr", ".hdr"})  # hold light rather than display values, by definition
 PILLOW_LIMIT = threading.Lock()
 EIGHT_BIT, SIXTEEN_BIT, FLOAT = 8, 16, 32
+HEIF_SUFFIXES = frozenset({".heic", ".heif"})
+PHOTOMETRIC = TiffImagePlugin.PHOTOMETRIC_INTERPRETATION
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class Decoded:
         is_linear: The file holds light, not display values.
     """
 
-    values: np.ndarray[Any, np.dtype[np.float32]]
+    values: Float32[np.ndarray, "h w c"]
     bit_depth: int
     exif: bytes = b""
     is_linear: bool = False
@@ -98,22 +102,19 @@ def _warnings_logged(path: Path) -> Iterator[None]:
 @contextmanager
 def _opened(path: Path, max_pixels: int | None) -> Iterator[Image.Image]:
     """The picture with its header read, its size checked, and its pixels still in the file."""
-    if path.suffix.lower() in {".heic", ".heif"}:
+    if path.suffix.lower() in HEIF_SUFFIXES:
         _register_heif()
+    Image.init()
+    known = [name for name in FORMATS if name in Image.OPEN]
     with PILLOW_LIMIT:  # Pillow's limit is a global, and warns where we refuse: it is ours while a header is read
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            picture = Image.open(path, formats=[name for name in FORMATS if _is_registered(name)])
+            picture = Image.open(path, formats=known)
         finally:
             Image.MAX_IMAGE_PIXELS = limit
     with picture:
         _refuse_huge(path, picture.size, max_pixels)
         yield picture
-
-
-def _is_registered(name: str) -> bool:
-    Image.init()
-    return name in Image.OPEN
 
 
 def _register_heif() -> None:
@@ -133,21 +134,26 @@ def _refuse_huge(path: Path, size_wh: tuple[int, int], max_pixels: int | None) -
 
 def _decode_opened(path: Path, picture: Image.Image, *, managed: bool) -> Decoded:
     bits = _bits_per_sample(path, picture)
-    exif = exif_of_tiff(picture) if picture.format == "TIFF" else picture.info.get("exif", b"")
+    stored_orientation = orientation_of(picture)
+    tiff_exif = exif_of_tiff(picture) if picture.format == "TIFF" else b""
     n_pictures = getattr(picture, "n_frames", 1)
     if n_pictures > 1:
         logger.info("%s: holds %d pictures; the first is used", path, n_pictures)
+    if 0 in _tiff_tag(picture, TiffImagePlugin.EXTRASAMPLES, ()):
+        logger.info("%s: has a further channel of unstated meaning, which is not used", path)
+    picture.load()  # turns a TIFF upright, and finds a PNG's EXIF where it stands behind the pixels
+    exif = tiff_exif or picture.info.get("exif", b"")
+    profile = picture.info.get("icc_profile") if managed else None
     if picture.mode == "F" or picture.mode.startswith("I"):
-        return _decode_single_channel(path, picture, bits, exif)
-    if bits > EIGHT_BIT and picture.mode in {"RGB", "RGBA"}:
-        return _decode_deep_colour(path, picture, exif, managed=managed)
+        return _decode_single_channel(path, picture, bits, exif, profile)
+    if bits == SIXTEEN_BIT and picture.mode in {"RGB", "RGBA"}:
+        return _decode_deep_colour(path, picture, exif, profile, stored_orientation)
     if bits > EIGHT_BIT:
         logger.warning("%s: %d-bit %s is read with 8 bits", path, bits, picture.mode)
-    profile = picture.info.get("icc_profile") if managed else None
-    picture = ImageOps.exif_transpose(picture)
+    orientation = orientation_of(picture)  # what is left of it after loading
     picture = to_srgb(_plain_mode(picture), profile, name=str(path))
-    values = np.asarray(picture, dtype=np.float32) / 255.0
-    return Decoded(values.reshape(picture.height, picture.width, -1), EIGHT_BIT, exif)
+    values = np.asarray(picture, dtype=np.float32).reshape(picture.height, picture.width, -1) / 255.0
+    return Decoded(turn_upright(values, orientation), EIGHT_BIT, exif)
 
 
 def _bits_per_sample(path: Path, picture: Image.Image) -> int:
@@ -156,43 +162,61 @@ def _bits_per_sample(path: Path, picture: Image.Image) -> int:
             return file.read(25)[24]  # the header chunk comes first, and has the depth at this place
     if isinstance(picture, TiffImagePlugin.TiffImageFile):
         return max(picture.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (1,)))
+    if isinstance(picture, ImageFile.ImageFile) and picture.format == "PPM" and picture.mode == "RGB":
+        args = picture.tile[0].args
+        return int(args[1]).bit_length() if isinstance(args, tuple) else EIGHT_BIT  # of the largest value
     return SIXTEEN_BIT if picture.mode.startswith("I") else EIGHT_BIT
 
 
 def _plain_mode(picture: Image.Image) -> Image.Image:
-    """Palettes, bitmaps, transparent colours and premultiplied modes as L, LA, RGB, RGBA, CMYK, YCbCr or LAB."""
+    """Palettes, bitmaps, transparent colours and unusual modes as L, LA, RGB, RGBA, CMYK or LAB."""
     if "transparency" in picture.info or picture.mode in {"PA", "RGBa"}:
         return picture.convert("RGBA")
     plain = {"1": "L", "La": "LA", "P": "RGB", "RGBX": "RGB", "HSV": "RGB", "YCbCr": "RGB"}.get(picture.mode)
     return picture.convert(plain) if plain else picture
 
 
-def _decode_single_channel(path: Path, picture: Image.Image, bits: int, exif: bytes) -> Decoded:
-    if picture.mode == "I" and bits > SIXTEEN_BIT:
-        raise InputError(f"{path}: holds 32-bit integers, whose scale is not known; save 16 bits or floats instead")
-    picture = ImageOps.exif_transpose(picture)
-    values = np.asarray(picture).astype(np.float32)[..., None]
+def _decode_single_channel(path: Path, picture: Image.Image, bits: int, exif: bytes, profile: bytes | None) -> Decoded:
+    """Greys of 16 bits or floats, with Pillow's full precision."""
+    if picture.mode == "I" and picture.format != "PPM":
+        raise InputError(f"{path}: holds 32-bit or signed integers, whose scale is not known; save 16 bits or floats")
+    hidden = picture.info.get("transparency")
+    is_white_zero = picture.format == "TIFF" and picture.mode != "F" and _tiff_tag(picture, PHOTOMETRIC, 1) == 0
+    stored = turn_upright(np.asarray(picture)[..., None], orientation_of(picture))
     if picture.mode == "F":
-        return Decoded(values, FLOAT, exif)
-    return Decoded(values / (2**bits - 1), SIXTEEN_BIT, exif)
+        return Decoded(stored.astype(np.float32), FLOAT, exif)
+    values = stored.astype(np.float32) / (2**bits - 1)
+    values = deep_to_srgb(1.0 - values if is_white_zero else values, profile, name=str(path))
+    if hidden is not None:
+        values = np.concatenate([values, (stored != hidden).astype(np.float32)], axis=2)
+    return Decoded(values, SIXTEEN_BIT, exif)
 
 
-def _decode_deep_colour(path: Path, picture: Image.Image, exif: bytes, *, managed: bool) -> Decoded:
-    """16 bits per channel by OpenCV, because Pillow keeps 8 of them; Pillow's own reading vouches for the size."""
-    profile = picture.info.get("icc_profile") if managed else None
-    orientation = picture.getexif().get(0x0112, 1)
-    values = _read_with_opencv(path)
-    if picture.format != "TIFF":  # OpenCV turns TIFFs itself
-        values = turn_upright(values, orientation)
-    eight_bit = np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
-    if values.dtype != np.uint16 or values.shape[:2] != eight_bit.shape[:2] or values.shape[2] < 3:
+def _decode_deep_colour(
+    path: Path, picture: Image.Image, exif: bytes, profile: bytes | None, orientation: int
+) -> Decoded:
+    """16 bits per channel by OpenCV, because Pillow keeps 8 of them."""
+    if _tiff_tag(picture, TiffImagePlugin.PLANAR_CONFIGURATION, 1) != 1:
+        raise InputError(f"{path}: 16-bit TIFFs with separate planes are not supported; save it interleaved or as PNG")
+    n_channels = len(picture.mode)
+    is_premultiplied = _tiff_tag(picture, TiffImagePlugin.EXTRASAMPLES, (2,)) == (1,)
+    stored = turn_upright(_read_with_opencv(path), orientation)
+    if stored.dtype != np.uint16 or stored.shape[2] < n_channels:
         raise InputError(f"{path}: this kind of 16-bit file is not supported; save it as a plain 16-bit PNG or TIFF")
-    scaled = values.astype(np.float32) / 65535.0
-    scaled[..., :3] = to_srgb_16bit(scaled[..., :3], profile, name=str(path))
-    return Decoded(scaled, SIXTEEN_BIT, exif)
+    values = stored.astype(np.float32) / 65535.0
+    colour, alpha = values[..., :3], values[..., 3:]
+    if is_premultiplied:
+        colour = np.clip(colour / np.maximum(alpha, 1.0 / 65535.0), 0.0, 1.0)
+    colour = deep_to_srgb(colour, profile, name=str(path))
+    has_alpha = n_channels == 4 or "transparency" in picture.info
+    return Decoded(np.concatenate([colour, alpha], axis=2) if has_alpha else colour, SIXTEEN_BIT, exif)
 
 
-def turn_upright(values: np.ndarray[Any, Any], orientation: int) -> np.ndarray[Any, Any]:
+def _tiff_tag(picture: Image.Image, tag: int, default: Any) -> Any:
+    return picture.tag_v2.get(tag, default) if isinstance(picture, TiffImagePlugin.TiffImageFile) else default
+
+
+def turn_upright(values: Shaped[np.ndarray, "h w c"], orientation: int) -> Shaped[np.ndarray, "h2 w2 c"]:
     """Undo an EXIF orientation.
 
     Args:
@@ -209,40 +233,47 @@ def turn_upright(values: np.ndarray[Any, Any], orientation: int) -> np.ndarray[A
 
 
 def _decode_unidentified(path: Path, max_pixels: int | None) -> Decoded:
-    """Float TIFFs with several channels, which Pillow does not know; anything else is refused."""
+    """Float TIFFs with several channels or 64 bits, which Pillow does not know; anything else is refused."""
     with path.open("rb") as file:
         magic = file.read(4)
-    if magic not in {b"II*\x00", b"MM\x00*"}:
-        if path.suffix.lower() in {".heic", ".heif"}:
+    if magic not in TIFF_LAYOUTS:
+        if path.suffix.lower() in HEIF_SUFFIXES:
             raise InputError(f"{path}: HEIC cannot be read here; pip install pillow-heif, or convert it to JPEG")
         raise InputError(f"{path}: is not an image that can be read (a text file, or damaged?)")
     try:
-        _refuse_huge(path, _tiff_size(path), max_pixels)
-    except (KeyError, SyntaxError, OSError) as error:
+        directory = _tiff_directory(path)
+        size_wh = directory[TiffImagePlugin.IMAGEWIDTH], directory[TiffImagePlugin.IMAGELENGTH]
+    except Exception as error:  # Pillow raises whatever its parsers trip over in a damaged file
         raise InputError(f"{path}: is damaged or cut short and cannot be read: {error}") from error
-    values = _read_with_opencv(path)
+    _refuse_huge(path, size_wh, max_pixels)
+    values = turn_upright(_read_with_opencv(path), directory.get(Base.Orientation, 1))
     if not np.issubdtype(values.dtype, np.floating):
         raise InputError(f"{path}: this kind of TIFF ({values.dtype}) is not supported; save 8 or 16 bits or floats")
     return Decoded(values.astype(np.float32), FLOAT)
 
 
-def _tiff_size(path: Path) -> tuple[int, int]:
+def _tiff_directory(path: Path) -> TiffImagePlugin.ImageFileDirectory_v2:
     with path.open("rb") as file:
-        directory = TiffImagePlugin.ImageFileDirectory_v2(file.read(8))
+        header = file.read(8)
+        is_big = header[2:4] in {b"+\x00", b"\x00+"}
+        directory = TiffImagePlugin.ImageFileDirectory_v2(header + file.read(8) if is_big else header)
         file.seek(directory.next)
         directory.load(file)
-    return directory[TiffImagePlugin.IMAGEWIDTH], directory[TiffImagePlugin.IMAGELENGTH]
+    return directory
 
 
-def _read_with_opencv(path: Path) -> np.ndarray[Any, Any]:
-    """Pixels as OpenCV stores them, [h w c], in the order RGB or RGBA."""
+def _read_with_opencv(path: Path) -> np.ndarray:
+    """Pixels as they are stored, not turned upright: [h w c] in the order RGB or RGBA."""
     os.environ.setdefault("OPENCV_IO_ENABLE_OPENEXR", "1")  # OpenCV's own switch, off unless somebody turns it on
     import cv2
 
+    data = np.fromfile(path, dtype=np.uint8)
+    if bytes(data[:4]) in TIFF_LAYOUTS:
+        stand_upright(memoryview(data.data))  # OpenCV 5.0 turns some orientations by itself, and fails at others
     level = cv2.utils.logging.getLogLevel()
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # our error says it in one line
     try:
-        values = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        values = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
     except cv2.error:
         values = None
     finally:

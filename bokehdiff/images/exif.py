@@ -20,6 +20,14 @@ UNKNOWN_INFINITE = 0xFFFFFFFF  # EXIF 2.32, SubjectDistance: this numerator mean
 # EXIF 2.32, FocalPlaneResolutionUnit, in mm; 4 and 5 come from TIFF/EP and are met in the wild.
 UNIT_MM = {2: 25.4, 3: 10.0, 4: 1.0, 5: 0.001}
 INCH = 2  # the standard's default unit
+# By a TIFF's first bytes: byte order, kind of offsets, where the first one stands, kind of the directory's count, bytes
+# of an entry (TIFF 6.0 and BigTIFF).
+TIFF_LAYOUTS = {
+    b"II*\x00": ("<", "I", 4, "H", 12),
+    b"MM\x00*": (">", "I", 4, "H", 12),
+    b"II+\x00": ("<", "Q", 8, "Q", 20),
+    b"MM\x00+": (">", "Q", 8, "Q", 20),
+}
 # What a TIFF's own directory holds beside its picture; the rest describes the pixels and does not outlive them.
 DESCRIPTIVE_TAGS = (
     *(Base.ImageDescription, Base.Make, Base.Model, Base.Orientation, Base.Software, Base.DateTime),
@@ -90,14 +98,36 @@ def _distance_m(value: Any) -> float | None:
     return _positive(value)
 
 
+def orientation_of(picture: Image.Image) -> int:
+    """How a picture is to be turned to stand upright, 1 to 8 (EXIF 2.32, tag 274); 1 where that cannot be read.
+
+    Args:
+        picture: An open picture.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # as in `_tags`
+            orientation = picture.getexif().get(Base.Orientation, 1)
+    except Exception as error:  # as in `_tags`
+        logger.warning("the EXIF block cannot be read, the picture is not turned: %s", error)
+        return 1
+    return orientation if orientation in range(1, 9) else 1
+
+
 def exif_of_tiff(picture: Image.Image) -> bytes:
-    """EXIF block of what a TIFF's directory says of the photograph, without what it says of its pixels; empty if
-    it says nothing.
+    """EXIF block of what a TIFF's directory says of the photograph, not of its pixels; empty if that is nothing.
 
     Args:
         picture: An open TIFF.
     """
-    found = picture.getexif()
+    try:
+        return _descriptive_block(picture.getexif())
+    except Exception as error:  # as in `_tags`
+        logger.warning("the EXIF entries cannot be read and are taken as empty: %s", error)
+        return b""
+
+
+def _descriptive_block(found: Image.Exif) -> bytes:
     block = Image.Exif()
     for tag in DESCRIPTIVE_TAGS:
         if tag in found:
@@ -121,25 +151,29 @@ def upright(exif: bytes) -> bytes:
     """
     if not exif:
         return b""
-    start = len(EXIF_HEADER) if exif.startswith(EXIF_HEADER) else 0
-    block = bytearray(exif)
+    block = bytearray(exif.removeprefix(EXIF_HEADER))
     try:
-        _patch_first_directory(memoryview(block)[start:])
+        stand_upright(memoryview(block))
     except (struct.error, KeyError) as error:
         logger.warning("the EXIF block cannot be read and is not carried over: %s", error)
         return b""
-    return bytes(block) if start else EXIF_HEADER + bytes(block)
+    return EXIF_HEADER + bytes(block)
 
 
-def _patch_first_directory(tiff: memoryview) -> None:
-    """Set the orientation to 1 and the offset of the next directory to 0, where they stand (TIFF 6.0, section 2)."""
-    order = {b"II*\x00": "<", b"MM\x00*": ">"}[bytes(tiff[:4])]
-    (directory,) = struct.unpack_from(order + "I", tiff, 4)
-    (count,) = struct.unpack_from(order + "H", tiff, directory)
-    for entry in range(directory + 2, directory + 2 + 12 * count, 12):
+def stand_upright(tiff: memoryview) -> None:
+    """Set the orientation to 1 and the offset of the next directory to 0, in place (TIFF 6.0, section 2; BigTIFF).
+
+    Args:
+        tiff: A TIFF file, or the inside of an EXIF block, which is one.
+    """
+    order, offset, start, count_format, entry_bytes = TIFF_LAYOUTS[bytes(tiff[:4])]
+    (directory,) = struct.unpack_from(order + offset, tiff, start)
+    (count,) = struct.unpack_from(order + count_format, tiff, directory)
+    first = directory + struct.calcsize(order + count_format)
+    end = first + entry_bytes * count
+    for entry in range(first, end, entry_bytes):
         (tag,) = struct.unpack_from(order + "H", tiff, entry)
         if tag == Base.Orientation:
-            struct.pack_into(order + "HIHH", tiff, entry + 2, 3, 1, 1, 0)  # SHORT, one of it, 1, padding
-    next_directory = directory + 2 + 12 * count
-    if next_directory + 4 <= len(tiff):
-        struct.pack_into(order + "I", tiff, next_directory, 0)
+            struct.pack_into(order + "H" + offset + "H", tiff, entry + 2, 3, 1, 1)  # a SHORT, one of it, its value
+    if end + struct.calcsize(order + offset) <= len(tiff):
+        struct.pack_into(order + offset, tiff, end, 0)

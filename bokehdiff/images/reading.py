@@ -99,7 +99,7 @@ def _display_values(path: Path, decoded: Decoded) -> Decoded:
     return Decoded(values, decoded.bit_depth, decoded.exif)
 
 
-def _split_alpha(values: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any] | None]:
+def _split_alpha(values: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     """Colour [h w 1 or 3] and alpha [h w]; None when nothing is transparent."""
     if values.shape[2] in {1, 3}:
         return values, None
@@ -158,7 +158,7 @@ def load_mask(path: str | Path, *, key: str | None = None) -> Float[Tensor, "1 h
     return _tensor(mask)[None]
 
 
-def _load_map(path: Path, key: str | None, *, what: str) -> np.ndarray[Any, Any]:
+def _load_map(path: Path, key: str | None, *, what: str) -> np.ndarray:
     """One finite float32 number per pixel, [h w]."""
     if path.suffix.lower() in ARRAY_SUFFIXES:
         values = _load_array(path, key)
@@ -170,7 +170,7 @@ def _load_map(path: Path, key: str | None, *, what: str) -> np.ndarray[Any, Any]
     return values
 
 
-def _single_channel(path: Path, values: np.ndarray[Any, Any], *, what: str) -> np.ndarray[Any, Any]:
+def _single_channel(path: Path, values: np.ndarray, *, what: str) -> np.ndarray:
     colour, alpha = _split_alpha(values)
     if alpha is not None and what == "mask":
         logger.info("%s: has transparency, which is taken as the mask", path)
@@ -185,7 +185,7 @@ def _single_channel(path: Path, values: np.ndarray[Any, Any], *, what: str) -> n
     return colour[..., 0] if spread == 0.0 else colour.mean(axis=2)
 
 
-def _load_array(path: Path, key: str | None) -> np.ndarray[Any, Any]:
+def _load_array(path: Path, key: str | None) -> np.ndarray:
     require_file(path)
     try:
         loaded = np.load(path, allow_pickle=False)
@@ -199,7 +199,7 @@ def _load_array(path: Path, key: str | None) -> np.ndarray[Any, Any]:
         return _as_map(path, _array_of_archive(path, loaded, key))
 
 
-def _array_of_archive(path: Path, archive: Any, key: str | None) -> np.ndarray[Any, Any]:
+def _array_of_archive(path: Path, archive: Any, key: str | None) -> np.ndarray:
     names = archive.files
     if key is None and len(names) != 1:
         raise InputError(f"{path}: holds {len(names)} arrays ({', '.join(names)}); name one of them as the key")
@@ -212,7 +212,7 @@ def _array_of_archive(path: Path, archive: Any, key: str | None) -> np.ndarray[A
         raise InputError(f"{path}: its array {name!r} is damaged or holds objects: {error}") from error
 
 
-def _as_map(path: Path, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def _as_map(path: Path, array: np.ndarray) -> np.ndarray:
     """[h w] float32 of [h w], [1 h w], [h w 1] or [1 1 h w]; integers scaled as in image files."""
     shape = list(array.shape)
     while array.ndim > 2 and array.shape[0] == 1:
@@ -230,11 +230,11 @@ def _as_map(path: Path, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return (array / scales[array.dtype.newbyteorder("=")]).astype(np.float32)
 
 
-def _require_finite(path: Path, values: np.ndarray[Any, Any]) -> None:
+def _require_finite(path: Path, values: np.ndarray) -> None:
     bad = int((~np.isfinite(values)).sum())
     if bad:
         raise InputError(f"{path}: holds {bad} values that are NaN or infinite, of {values.size}; fill them first")
 
 
-def _tensor(values: np.ndarray[Any, Any]) -> Tensor:
+def _tensor(values: np.ndarray) -> Tensor:
     return torch.from_numpy(np.array(values, dtype=np.float32, order="C"))

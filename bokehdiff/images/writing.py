@@ -86,7 +86,7 @@ def _refuse_impossible(path: Path, image_srgb: Tensor, *, bit_depth: int, qualit
         raise InputError(f"{path}: {suffix} holds no transparency; write .png, .tif or .webp")
 
 
-def _quantised(path: Path, values: Tensor, bit_depth: int) -> np.ndarray[Any, Any]:
+def _quantised(path: Path, values: Tensor, bit_depth: int) -> np.ndarray:
     """Integers of [0, 1], rounded to nearest."""
     if not bool(torch.isfinite(values).all()):
         raise InputError(f"{path}: not written, the image holds values that are NaN or infinite")
@@ -95,7 +95,7 @@ def _quantised(path: Path, values: Tensor, bit_depth: int) -> np.ndarray[Any, An
     return np.ascontiguousarray(rounded.numpy().astype(np.uint8 if bit_depth == 8 else np.uint16))
 
 
-def _png(pixels: np.ndarray[Any, Any], exif: bytes, text: str | None) -> bytes:
+def _png(pixels: np.ndarray, exif: bytes, text: str | None) -> bytes:
     """OpenCV's PNG, which has 16 bits per channel, with the chunks that OpenCV does not write."""
     import cv2
 
@@ -114,7 +114,7 @@ def _png_chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-def _tiff(pixels: np.ndarray[Any, Any], exif: bytes, text: str | None) -> bytes:
+def _tiff(pixels: np.ndarray, exif: bytes, text: str | None) -> bytes:
     """A TIFF of one strip, deflated after a horizontal difference (TIFF 6.0, section 14); Pillow has no 16-bit RGB."""
     height, width, channels = pixels.shape
     difference = pixels.copy()
@@ -156,7 +156,7 @@ def _carry_exif(directory: TiffImagePlugin.ImageFileDirectory_v2, exif: bytes) -
             directory[pointer] = dict(entries)
 
 
-def _lossy(path: Path, pixels: np.ndarray[Any, Any], quality: int, exif: bytes, text: str | None) -> bytes:
+def _lossy(path: Path, pixels: np.ndarray, quality: int, exif: bytes, text: str | None) -> bytes:
     """JPEG or WebP by Pillow."""
     file = io.BytesIO()
     picture = Image.fromarray(pixels)

@@ -38,8 +38,8 @@ class Composition:
     Args:
         resolution_px: Side of a sample [px].
         image_to_crop: Side of the composed image over that of the sample cropped from it [1].
-        strength_range_px: Range of the blur strength at 768 px, drawn evenly in its logarithm [px]: the circle of confusion at
-            the greatest defocus that the focus leaves possible, so an upper bound of all.
+        strength_range_px: Range of the blur strength at 768 px, drawn evenly in its logarithm [px]: the circle of
+            confusion at the greatest defocus that the focus leaves possible, so an upper bound of all.
         foreground_scale: Range of the square root of the foreground's box's share of the image [1].
         offset: The foreground's centre lies up to this share of the image's side from the middle, each way [1].
         background_disparity: Range that the background plane stays in.
@@ -82,7 +82,8 @@ class Composition:
                 raise InputError(f"{name} must be in [0, 1]; got {getattr(self, name):g}")
         if self.resolution_px < 1 or self.image_to_crop < 1:
             raise InputError(
-                f"resolution_px and image_to_crop must be at least 1; got {self.resolution_px} and {self.image_to_crop:g}"
+                "resolution_px and image_to_crop must be at least 1; "
+                f"got {self.resolution_px} and {self.image_to_crop:g}"
             )
         if self.n_samples is not None and self.n_samples < 1:
             raise InputError(f"n_samples must be at least 1, or None; got {self.n_samples}")
@@ -206,8 +207,8 @@ def compose(
 ) -> TrainSample:
     """Compose and photograph one sample.
 
-    Only what the lens can see is composed: the crop, and around it the largest circle of confusion that occurs. The photograph
-    all in focus and the one through the lens come from the same layers in the same linear light.
+    Only what the lens can see is composed: the crop, and around it the largest circle of confusion that occurs. The
+    photograph all in focus and the one through the lens come from the same layers in the same linear light.
 
     Args:
         recipe: What to do.
@@ -253,7 +254,7 @@ def samples_for(radius_px: float) -> int:
 
 
 def _margin_px(recipe: Recipe, composition: Composition) -> int:
-    """What the lens sees beyond the crop's border [px]: the largest circle of confusion anywhere within its own reach."""
+    """What the lens sees beyond the crop's border [px]: the largest circle of confusion on the image or around it."""
     c0, cx, cy = recipe.plane
     low, high = -composition.reach_px, composition.image_px + composition.reach_px
     corners = [c0 + cx * x + cy * y for x in (low, high) for y in (low, high)]

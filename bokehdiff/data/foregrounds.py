@@ -17,6 +17,13 @@ from bokehdiff.data.drawing import Mark, Patch, Rgba, Stroke, draw
 from bokehdiff.data.textures import colour_ramp, fractal_noise, grid_of, outline, palette, texture, unit_range
 
 DOWN = np.pi / 2  # heading of gravity: y points down
+HAIR_COLOURS = (  # display RGB of black, brown, red, blond and grey hair
+    (0.16, 0.12, 0.10),
+    (0.38, 0.24, 0.15),
+    (0.60, 0.30, 0.14),
+    (0.85, 0.68, 0.42),
+    (0.75, 0.74, 0.73),
+)
 
 
 def _turned(points: Float[np.ndarray, "k 2"], angle: float) -> Float[np.ndarray, "k 2"]:
@@ -97,20 +104,15 @@ def _strands(
     glow = 0.6 + 0.35 * t + sheen * np.exp(-(((t - sheen_at) / 0.13) ** 2))
     for i in range(n):
         base = colours[rng.integers(len(colours))]
-        yield Stroke(paths[i], width * rng.uniform(0.5, 1.2) * taper, np.clip(base * (shade[i] * glow)[:, None], 0, 1))
+        yield Stroke(paths[i], width * rng.uniform(0.5, 1.2) * taper, np.clip(np.outer(shade[i] * glow, base), 0, 1))
 
 
 def _hair_colours(rng: Generator) -> Float[np.ndarray, "c 3"]:
     """Mostly what grows on heads: black, brown, red, blond, grey; one in four is dyed."""
-    if rng.uniform() < 0.25:
-        base = palette(rng, 1, lightness=(0.4, 0.8))[0]
-    else:
-        base = np.array(
-            [(0.16, 0.12, 0.1), (0.38, 0.24, 0.15), (0.6, 0.3, 0.14), (0.85, 0.68, 0.42), (0.75, 0.74, 0.73)]
-        )[rng.integers(5)]
-    return np.clip(base * rng.uniform(0.75, 1.3, size=(5, 1)) + rng.normal(0, 0.02, size=(5, 3)), 0.02, 1).astype(
-        np.float32
-    )
+    dyed = rng.uniform() < 0.25
+    base = palette(rng, 1, lightness=(0.4, 0.8))[0] if dyed else np.array(HAIR_COLOURS[rng.integers(len(HAIR_COLOURS))])
+    shades = base * rng.uniform(0.75, 1.3, size=(5, 1)) + rng.normal(0, 0.02, size=(5, 3))
+    return np.clip(shades, 0.02, 1).astype(np.float32)
 
 
 def hair(rng: Generator) -> list[Mark]:

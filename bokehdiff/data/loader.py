@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from bokehdiff.data.samples import TrainBatch, TrainSample, collate
 from bokehdiff.errors import InputError
@@ -25,8 +25,8 @@ class SampleSource(Protocol):
 class RankBatches:
     """The sample numbers of each batch of one process among several.
 
-    Concretely, batch i of rank r holds first_sample + (i * world_size + r) * batch_size + j for j below batch_size, as far
-    as first_sample + n_samples.
+    Concretely, batch i of rank r holds first_sample + (i * world_size + r) * batch_size + j for j below batch_size, as
+    far as first_sample + n_samples.
 
     Args:
         batch_size: Samples per batch and process.
@@ -53,8 +53,8 @@ class RankBatches:
         share = self.batch_size * self.world_size
         if self.world_size > 1 and self.n_samples % share:
             raise InputError(
-                f"n_samples must be a multiple of batch_size * world_size = {share}, so that every process gets as many "
-                f"batches; got {self.n_samples}"
+                f"n_samples must be a multiple of batch_size * world_size = {share}, so that every process gets as "
+                f"many batches; got {self.n_samples}"
             )
 
     def __len__(self) -> int:
@@ -80,7 +80,8 @@ def training_loader(
 ) -> DataLoader[TrainBatch]:
     """Batches of samples, in order; a restart passes the number of the first sample it has not seen.
 
-    Nothing is shuffled (samples are random already) and nothing dropped: with one process the last batch may be shorter.
+    Nothing is shuffled (samples are random already), nothing is dropped: with one process the last batch may be
+    shorter.
 
     Args:
         dataset: Makes samples by number.
@@ -95,7 +96,7 @@ def training_loader(
     if first_sample + n_samples > len(dataset):
         raise InputError(f"samples up to {first_sample + n_samples} are asked for; the dataset has {len(dataset)}")
     return DataLoader(
-        dataset,  # type: ignore[arg-type]  torch asks for its own Dataset class where this protocol is enough
+        cast(Dataset[TrainBatch], dataset),  # torch asks by name for what the protocol is enough for
         batch_sampler=batches,
         num_workers=n_workers,
         collate_fn=collate,

@@ -77,9 +77,10 @@ def find_scenes(
 ) -> list[ScenePaths]:
     """Find photographs and what belongs to them, in natural order of their names.
 
-    Disparity is looked for beside the photographs' folder: DEPTH/NAME_pred.npy first, then DEPTH/NAME in any format. "pngdepth"
-    takes DEPTH/NAME.png before anything else. "EBB" is the layout of the EBB! dataset: original/NAME.jpg with
-    original_depth/NAME.png (or DEPTH/), whose maps may be cut to a multiple of 32. A mask is MASK/NAME in any format, if there.
+    Disparity is looked for beside the photographs' folder: DEPTH/NAME_pred.npy first, then DEPTH/NAME in any format.
+    "pngdepth" takes DEPTH/NAME.png before anything else. "EBB" is the layout of the EBB! dataset: original/NAME.jpg
+    with original_depth/NAME.png (or DEPTH/), whose maps may be cut to a multiple of 32. A mask is MASK/NAME in any
+    format, if there.
 
     Args:
         where: A glob, a folder of photographs, one photograph, or a folder that holds input/ (EBB: original/).
@@ -105,7 +106,8 @@ def find_scenes(
         scenes.append(ScenePaths(image.stem, image, disparity, mask, rounding_px))
     if missing:
         raise InputError(
-            f"no disparity for {len(missing)} of {len(images)} photographs: {_some(missing)}; `bokehdiff prepare` makes it"
+            f"no disparity for {len(missing)} of {len(images)} photographs: {_some(missing)}; "
+            "`bokehdiff prepare` makes it"
         )
     return scenes
 
@@ -148,8 +150,8 @@ def load_scene(paths: ScenePaths, *, invert_disparity: bool = False, normalise: 
     Args:
         paths: Where its parts lie.
         invert_disparity: The map is 0 at the nearest point, as the released preparation wrote it.
-        normalise: Stretch the disparity to [0, 1] (see `optics.normalise_disparity`), which is what strengths refer to in the
-            published protocol; False takes it as it is, and refuses values outside [0, 1].
+        normalise: Stretch the disparity to [0, 1] (see `optics.normalise_disparity`), which is what strengths refer to
+            in the published protocol; False takes it as it is, and refuses values outside [0, 1].
     """
     photo = load_photo(paths.image)
     disparity = load_disparity(paths.disparity, invert=invert_disparity)
@@ -157,8 +159,8 @@ def load_scene(paths: ScenePaths, *, invert_disparity: bool = False, normalise: 
         disparity = normalise_disparity(disparity)
     elif float(disparity.min()) < 0 or float(disparity.max()) > 1:
         raise InputError(
-            f"{paths.disparity}: disparity must be in [0, 1] where it is not normalised; got {float(disparity.min()):g} "
-            f"to {float(disparity.max()):g}"
+            f"{paths.disparity}: disparity must be in [0, 1] where it is not normalised; "
+            f"got {float(disparity.min()):g} to {float(disparity.max()):g}"
         )
     return Scene(
         name=paths.name,
@@ -184,7 +186,7 @@ def _subject(paths: ScenePaths, size_hw: tuple[int, int]) -> Float[Tensor, "1 h 
 def _fitted(
     image_map: Float[Tensor, "1 mh mw"], size_hw: tuple[int, int], path: Path, paths: ScenePaths
 ) -> Float[Tensor, "1 h w"]:
-    """A map at the photograph's size: as it is, or resized with a logged line; refused if it is of other proportions."""
+    """A map at the photograph's size: as it is, or resized with a logged line; refused in other proportions."""
     height, width = image_map.shape[1:]
     if (height, width) == size_hw:
         return image_map
@@ -192,8 +194,8 @@ def _fitted(
     off = max(abs(height - scale * size_hw[0]), abs(width - scale * size_hw[1]))
     if off > paths.rounding_px * max(scale, 1.0):
         raise InputError(
-            f"{path} has {width} x {height} pixels, {paths.image} has {size_hw[1]} x {size_hw[0]}: expected the same size, "
-            "or the same proportions"
+            f"{path} has {width} x {height} pixels, {paths.image} has {size_hw[1]} x {size_hw[0]}: "
+            "expected the same size, or the same proportions"
         )
     logger.info(
         "%s: resized from %d x %d to %d x %d, the size of %s", path, width, height, size_hw[1], size_hw[0], paths.image

@@ -90,9 +90,9 @@ def write_training_set(
 ) -> None:
     """Write a procedural training set into `root`/fg (RGBA) and `root`/bg (RGB), as PNG.
 
-    A set that is there already, made with the same arguments, is kept; one that was interrupted is continued; one of other
-    arguments is replaced file by file. Images that this function did not write are not touched. A manifest,
-    synthetic.json, is written last.
+    A set that is there already, made with the same arguments, is kept; one that was interrupted is continued; one of
+    other arguments is replaced. Images that this function did not write are not touched. A manifest, synthetic.json, is
+    written last.
 
     Args:
         root: Folder, made if missing.

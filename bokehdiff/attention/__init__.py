@@ -1,7 +1,8 @@
 """Physics-inspired self-attention (PISA): light that spreads from token to token as a lens lets it.
 
 `TokenOptics.from_maps` reduces disparity and circles of confusion to tokens, `dense_pisa` is the definition,
-`pisa_attention` computes it by any back end, and `install_pisa` puts it into a diffusers UNet. docs/attention.md derives it.
+`pisa_attention` computes it by any back end, and `install_pisa` puts it into a diffusers UNet. The derivation stands in
+docs/attention.md.
 """
 
 from bokehdiff.attention.dispatch import BACKENDS, pisa_attention

@@ -1,7 +1,7 @@
 """Put physics-inspired attention into a diffusers UNet, and take it out again.
 
-The processors hold no state: what they need comes with every call as `cross_attention_kwargs={"pisa": PisaInputs(...)}`,
-so that a forward pass which gradient checkpointing repeats sees the same numbers.
+The processors hold no state: what they need comes with every call, cross_attention_kwargs={"pisa": PisaInputs(...)}, so
+that a forward pass which gradient checkpointing repeats sees the same numbers.
 """
 
 from __future__ import annotations

@@ -106,7 +106,8 @@ class TokenOptics:
             strength = torch.as_tensor(strength_px, dtype=scene.dtype, device=scene.device).expand(len(scene))
             sees = lens_points_seen(scene, to_tokens(scene, grid_hw), strength, grid_hw)
             occlusion = LensOcclusion(sees, to_tokens(signed_px, grid_hw), grid_hw, pitch_px)
-        return cls(to_tokens(coc_px.abs(), grid_hw) / UNIT_PX, grid_hw, pitch_px, convention, occlusion)
+        radius_px = coc_px.abs().to(torch.promote_types(coc_px.dtype, torch.float32))
+        return cls(to_tokens(radius_px, grid_hw) / UNIT_PX, grid_hw, pitch_px, convention, occlusion)
 
     @property
     def n_tokens(self) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -26,8 +26,8 @@ UNIT_PX = 10.0  # distances and circles of confusion between tokens are told in 
 LENS_POINTS = 256  # shares of the lens are known to 1/256; a disc of 9 tokens' radius still has one point per token
 LENS_CELLS = 128  # cells across the lens of the table that finds the nearest lens point
 BLOCKED_MARGIN = 2.0 / 255.0  # two grey levels of an 8-bit map: rounding and interpolation block nothing
-STEPS_PER_TOKEN = 4  # a ray moves at most a quarter of a token between two looks at the scene ...
-MIN_STEPS, MAX_STEPS = 8, 64  # ... unless it crosses more than 16 tokens on its way
+STEPS_PER_TOKEN = 16  # a ray moves at most a sixteenth of a token between two looks at the scene ...
+MIN_STEPS, MAX_STEPS = 16, 256  # ... unless it crosses more than 16 tokens on its way
 RAYS_PER_CHUNK = 2**18  # bounds memory to some 20 MB; does not change the result
 RELEASED_STEPS = 7  # the published inference; its training takes 5
 RELEASED_CELLS_PER_TOKEN = 3
@@ -112,6 +112,7 @@ def _resized(pixels: Tensor, size_hw: tuple[int, int]) -> Tensor:
     return F.interpolate(pixels[:, None], size_hw, mode="bilinear", align_corners=False)[:, 0]
 
 
+@runtime_checkable
 class Occlusion(Protocol):
     """What blocks light between tokens, in a form that gives the visibility of some sources at a time."""
 
@@ -274,8 +275,8 @@ class ReleasedOcclusion:
         """Share of the jittered copies in which nothing blocks the way from source k to receiver q.
 
         Concretely, with p from 0.1 to 0.9 and d_p[i] = p d_i + 1 - p: blocked if scene(x_q + rho (x_k - x_q)) > d_p[k]
-        at some p, where rho = (1 - d_p[q]) d_k / (d_p[q] (1 - d_k)). That d_p belongs to the receiver in rho and to the source
-        in the comparison is the slip that the published weights were trained with.
+        at some p, where rho = (1 - d_p[q]) d_k / (d_p[q] (1 - d_k)). That d_p belongs to the receiver in rho and to the
+        source in the comparison is the slip that the published weights were trained with.
 
         Args:
             sources: Which sources k; all by default.

@@ -1,0 +1,213 @@
+"""What training asks for: pixels, edges, what an eye sees, what a critic cannot tell. On display images in [0, 1].
+
+The published weights of these losses were found for images in [-1, 1], where differences are twice as large: each
+function goes there itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from bokehdiff.errors import InputError, MissingWeightsError
+
+logger = logging.getLogger(__name__)
+
+AdversarialKind = Literal["multilevel_sigmoid_s", "hinge"]
+
+EDGE_SCALES = (1, 2, 3)  # an edge is looked at on 1, 1/2 and 1/3 of the size
+REAL_TARGET = 0.8  # a critic that is never quite sure keeps gradients alive (one-sided label smoothing)
+VGG_FILE = "vgg16-397923af.pth"
+VGG_URL = f"https://download.pytorch.org/models/{VGG_FILE}"
+VGG_SMALLEST_PX = 16  # VGG's trunk halves four times before its last features
+
+
+def mse_loss(prediction_srgb: Float[Tensor, "b 3 h w"], target_srgb: Float[Tensor, "b 3 h w"]) -> Float[Tensor, ""]:
+    """Mean squared error of images in [-1, 1].
+
+    Concretely, mean over b, c, y, x of (2 prediction - 2 target)^2.
+
+    Args:
+        prediction_srgb: What was made.
+        target_srgb: What should have been.
+    """
+    return F.mse_loss(_signed(prediction_srgb), _signed(target_srgb))
+
+
+def edge_loss(
+    prediction_srgb: Float[Tensor, "b 3 h w"],
+    target_srgb: Float[Tensor, "b 3 h w"],
+    image_srgb: Float[Tensor, "b 3 h w"],
+) -> Float[Tensor, ""]:
+    """Difference of gradients, counted more where target or photograph have an edge (BokehDiff's edge loss).
+
+    Concretely, the sum over scales s in {1, 1/2, 1/3} and axes of s * mean(|D p - D t| * (1 + max(|D t|, |D i|))),
+    where D is the forward difference along the axis, on images in [-1, 1], shrunk by area averages to floor(s * size),
+    at least 1 px. An axis of 1 px has no differences and adds nothing.
+
+    Args:
+        prediction_srgb: What was made, p.
+        target_srgb: What should have been, t.
+        image_srgb: The all-in-focus photograph, i.
+    """
+    stack = torch.stack([_signed(prediction_srgb), _signed(target_srgb), _signed(image_srgb)]).flatten(0, 1)
+    height, width = stack.shape[-2:]
+    total = stack.new_zeros(())
+    for divisor in EDGE_SCALES:
+        size_hw = (max(height // divisor, 1), max(width // divisor, 1))
+        shrunk = stack if divisor == 1 else F.interpolate(stack, size=size_hw, mode="area")
+        for axis in (-2, -1):
+            if shrunk.shape[axis] > 1:
+                total = total + _weighted_difference(shrunk.diff(dim=axis)) / divisor
+    return total
+
+
+def _weighted_difference(gradients: Float[Tensor, "three_b 3 h w"]) -> Float[Tensor, ""]:
+    prediction, target, image = gradients.chunk(3)
+    weight = 1.0 + torch.maximum(target.abs(), image.abs())
+    return ((prediction - target).abs() * weight).mean()
+
+
+def _signed(image_srgb: Tensor) -> Tensor:
+    return 2.0 * image_srgb - 1.0
+
+
+class PerceptualLoss(nn.Module):
+    """LPIPS with VGG16: distance of deep features, weighted as people judged (Zhang et al. 2018). Frozen.
+
+    Args:
+        weights: torchvision's VGG16 as a state dict on disk; None for torch's own cache, which is not filled from here.
+        random_trunk: Use a VGG16 that has learned nothing, to try out programs; never looks for a file.
+
+    Raises:
+        MissingWeightsError: Naming the file, where it was looked for, and where it comes from.
+    """
+
+    def __init__(self, weights: str | Path | None = None, *, random_trunk: bool = False) -> None:
+        super().__init__()
+        state = None if random_trunk else _read_vgg(weights)
+        self.lpips = _lpips()
+        if state is not None:
+            _fill_trunk(self.lpips.net, state)
+        else:
+            logger.warning("The perceptual loss compares features of a random VGG16: it measures nothing people see")
+        self.requires_grad_(False)
+        self.eval()
+
+    def forward(
+        self, prediction_srgb: Float[Tensor, "b 3 h w"], target_srgb: Float[Tensor, "b 3 h w"]
+    ) -> Float[Tensor, ""]:
+        """Mean over the batch of the perceptual distance.
+
+        Args:
+            prediction_srgb: What was made, at least 16 px on each side.
+            target_srgb: What should have been.
+        """
+        height, width = prediction_srgb.shape[-2:]
+        if min(height, width) < VGG_SMALLEST_PX:
+            raise InputError(f"the perceptual loss needs at least {VGG_SMALLEST_PX} px a side; got {height} x {width}")
+        distance: Tensor = self.lpips(_signed(prediction_srgb), _signed(target_srgb))
+        return distance.mean()
+
+
+def _lpips() -> nn.Module:
+    """LPIPS's architecture and judgement weights, which come with its package; its trunk yet to be filled."""
+    import lpips
+
+    with warnings.catch_warnings():
+        # lpips calls torchvision's VGG16 with an argument that was renamed; nothing here depends on it.
+        warnings.filterwarnings("ignore", category=UserWarning, module="torchvision")
+        network: nn.Module = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)
+    return network
+
+
+def _read_vgg(weights: str | Path | None) -> Mapping[str, Tensor]:
+    file = Path(weights) if weights is not None else Path(torch.hub.get_dir()) / "checkpoints" / VGG_FILE
+    if not file.is_file():
+        raise MissingWeightsError(
+            f"the perceptual loss needs VGG16, and there is no file {file}: download {VGG_URL} and put it there, "
+            "name another copy of it, or leave the perceptual loss out"
+        )
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"{file} is not a state dict, or it is damaged ({reason}): download {VGG_URL} again") from None
+    if not isinstance(state, dict):
+        raise InputError(f"{file} must hold VGG16's tensors by name; got {type(state).__name__}")
+    return state
+
+
+def _fill_trunk(trunk: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """LPIPS cuts torchvision's `features.N` into slices, `sliceS.N`: the number stays."""
+    named = {}
+    for name, parameter in trunk.named_parameters():
+        source = re.sub(r"^slice\d+\.", "features.", name)
+        if source not in state or state[source].shape != parameter.shape:
+            raise InputError(
+                f"the VGG16 weights lack {source} of shape {list(parameter.shape)}: are they torchvision's?"
+            )
+        named[name] = state[source]
+    trunk.load_state_dict(named)
+
+
+def discriminator_adversarial_loss(
+    real_logits: Sequence[Float[Tensor, "b 1 _ _"]],
+    fake_logits: Sequence[Float[Tensor, "b 1 _ _"]],
+    *,
+    kind: AdversarialKind = "multilevel_sigmoid_s",
+) -> Float[Tensor, ""]:
+    """What the critic is asked for: tell targets from predictions at every level.
+
+    Concretely, summed over levels, with means over images and places: for "multilevel_sigmoid_s" bce(real, 0.8) +
+    bce(fake, 0), bce on logits; for "hinge" relu(1 - real) + relu(1 + fake). Neither depends on the number of images.
+
+    Args:
+        real_logits: The critic's answer to targets, one map per feature level; large means real.
+        fake_logits: Its answer to predictions.
+        kind: Which loss.
+    """
+    total = torch.zeros((), device=_device(real_logits))
+    for real, fake in zip(real_logits, fake_logits, strict=True):
+        if kind == "hinge":
+            total = total + F.relu(1.0 - real).mean() + F.relu(1.0 + fake).mean()
+        else:
+            total = total + _bce(real, REAL_TARGET) + _bce(fake, 0.0)
+    return total
+
+
+def generator_adversarial_loss(
+    fake_logits: Sequence[Float[Tensor, "b 1 _ _"]], *, kind: AdversarialKind = "multilevel_sigmoid_s"
+) -> Float[Tensor, ""]:
+    """What the generator is asked for: predictions that the critic takes for targets.
+
+    Concretely, summed over levels: bce(fake, 0.8) for "multilevel_sigmoid_s", -mean(fake) for "hinge".
+
+    Args:
+        fake_logits: The critic's answer to predictions, one map per feature level.
+        kind: Which loss.
+    """
+    total = torch.zeros((), device=_device(fake_logits))
+    for fake in fake_logits:
+        total = total + (-fake.mean() if kind == "hinge" else _bce(fake, REAL_TARGET))
+    return total
+
+
+def _bce(logits: Tensor, target: float) -> Tensor:
+    return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, target))
+
+
+def _device(logits: Sequence[Tensor]) -> torch.device:
+    if not logits:
+        raise InputError("the discriminator must answer on at least one feature level; got none")
+    return logits[0].device

@@ -1,0 +1,46 @@
+"""The networks: an SDXL base (or a tiny stand-in), what is trained of it and the files it is kept in, the one-step
+generator made of them, and the discriminator that it is trained against.
+"""
+
+from bokehdiff.models.adapters import (
+    LORA_TARGETS,
+    VAE_TRAINABLE,
+    AdapterReport,
+    TrainableParts,
+    add_lora,
+    load_adapter,
+    save_adapter,
+    trainable_groups,
+    trainable_parts,
+)
+from bokehdiff.models.discriminator import BACKBONES, Backbone, VisionAidedDiscriminator
+from bokehdiff.models.generator import OneStepGenerator, TimeIds
+from bokehdiff.models.prompt import PromptEmbedding, prompt_embedding
+from bokehdiff.models.sdxl import SdxlNetworks, load_sdxl
+from bokehdiff.models.tiny import PROMPT, weights_origin, write_tiny_sdxl
+from bokehdiff.models.xformers import use_xformers
+
+__all__ = [
+    "BACKBONES",
+    "LORA_TARGETS",
+    "PROMPT",
+    "VAE_TRAINABLE",
+    "AdapterReport",
+    "Backbone",
+    "OneStepGenerator",
+    "PromptEmbedding",
+    "SdxlNetworks",
+    "TimeIds",
+    "TrainableParts",
+    "VisionAidedDiscriminator",
+    "add_lora",
+    "load_adapter",
+    "load_sdxl",
+    "prompt_embedding",
+    "save_adapter",
+    "trainable_groups",
+    "trainable_parts",
+    "use_xformers",
+    "weights_origin",
+    "write_tiny_sdxl",
+]

@@ -1,0 +1,143 @@
+"""Stable Diffusion XL, as far as one step needs it: UNet, autoencoder, and the noise schedule's numbers."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from jaxtyping import Float
+from torch import Tensor
+
+from bokehdiff.errors import InputError, MissingWeightsError
+from bokehdiff.models.hub import local_copy, require_files, weight_files
+from bokehdiff.models.tiny import MARKER_FILE, weights_origin
+
+PredictionType = Literal["epsilon", "v_prediction"]
+PREDICTION_TYPES: tuple[PredictionType, ...] = ("epsilon", "v_prediction")
+SCHEDULE_KEYS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas")
+
+
+@dataclass(frozen=True)
+class SdxlNetworks:
+    """The parts of a base model that stay loaded.
+
+    Args:
+        unet: Predicts the noise, or the velocity.
+        vae: Images to latents and back.
+        alphas_cumprod: Share of signal left after each step of the schedule, [1000] for SDXL.
+        prediction_type: What the UNet was trained to predict.
+        base: Folder or hub id that it was read from.
+        weights: "random" if the base says that its weights are, else "pretrained".
+    """
+
+    unet: UNet2DConditionModel
+    vae: AutoencoderKL
+    alphas_cumprod: Float[Tensor, " t"]
+    prediction_type: PredictionType
+    base: str
+    weights: str
+
+
+def load_sdxl(
+    base: str | Path,
+    *,
+    revision: str | None = None,
+    variant: str | None = None,
+    dtype: torch.dtype = torch.float32,
+    vae_dtype: torch.dtype = torch.float32,
+) -> SdxlNetworks:
+    """Read UNet, autoencoder and noise schedule of a base model; the text encoders are `prompt_embedding`'s matter.
+
+    Args:
+        base: Folder in the diffusers layout, or hub id "owner/name".
+        revision: Branch, tag or commit of a hub id; None for its main branch.
+        variant: Variant of the weight files, such as "fp16"; None for the plain ones.
+        dtype: Of the UNet's weights.
+        vae_dtype: Of the autoencoder's. SDXL's overflows in float16, and in bfloat16 its images show steps.
+
+    Raises:
+        MissingWeightsError: If a file is missing, or the hub cannot be reached and the cache does not hold it.
+        InputError: If the schedule or the prediction type is of a kind that one step cannot use.
+    """
+    needed = [
+        ("unet/config.json",),
+        weight_files("unet", variant),
+        ("vae/config.json",),
+        weight_files("vae", variant),
+        ("scheduler/scheduler_config.json",),
+    ]
+    folder = local_copy(base, patterns=[*chain(*needed), MARKER_FILE], revision=revision)
+    require_files(folder, needed, instead=_instead(variant))
+    schedule = _read_config(folder / "scheduler" / "scheduler_config.json")
+    prediction_type = _prediction_type(schedule, folder)
+    alphas_cumprod = alphas_from_config(schedule, folder)
+    unet = _load(UNet2DConditionModel, folder, "unet", variant=variant, dtype=dtype)
+    return SdxlNetworks(
+        unet=unet,
+        vae=_load(AutoencoderKL, folder, "vae", variant=variant, dtype=vae_dtype),
+        alphas_cumprod=alphas_cumprod,
+        prediction_type=prediction_type,
+        base=str(base),
+        weights=weights_origin(folder).get("weights", "pretrained"),
+    )
+
+
+def alphas_from_config(schedule: dict[str, Any], folder: Path) -> Float[Tensor, " t"]:
+    """Share of signal left at each step of a schedule, whatever the class of its sampler.
+
+    Concretely, abar[t] = prod over s <= t of (1 - beta[s]).
+
+    Args:
+        schedule: A scheduler's config: DDPM, Euler, DPM++ and their like agree on these keys.
+        folder: For the message.
+    """
+    betas = {key: schedule[key] for key in SCHEDULE_KEYS if schedule.get(key) is not None}
+    if "trained_betas" not in betas and not {"beta_start", "beta_end", "beta_schedule"} <= betas.keys():
+        raise InputError(
+            f"{folder}/scheduler/scheduler_config.json must tell beta_start, beta_end, beta_schedule: one step needs "
+            f"a diffusion schedule; got {schedule.get('_class_name')} with {', '.join(betas) or 'none of them'}"
+        )
+    rescale = bool(schedule.get("rescale_betas_zero_snr", False))
+    return DDPMScheduler(**betas, rescale_betas_zero_snr=rescale).alphas_cumprod.float()
+
+
+def _prediction_type(schedule: dict[str, Any], folder: Path) -> PredictionType:
+    got = schedule.get("prediction_type", "epsilon")  # diffusers' own default
+    for known in PREDICTION_TYPES:
+        if got == known:
+            return known
+    raise InputError(
+        f"{folder}/scheduler/scheduler_config.json: prediction_type must be {' or '.join(PREDICTION_TYPES)}; "
+        f"got {got!r}"
+    )
+
+
+def _read_config(file: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        config = None
+    if not isinstance(config, dict):
+        raise InputError(f"{file} must hold one JSON object; it is damaged: download it again")
+    return config
+
+
+def _load(model_class: Any, folder: Path, part: str, *, variant: str | None, dtype: torch.dtype) -> Any:
+    try:
+        model = model_class.from_pretrained(
+            folder, subfolder=part, variant=variant, torch_dtype=dtype, use_safetensors=True, local_files_only=True
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        first_line = str(error).strip().splitlines()[0]
+        raise MissingWeightsError(f"{folder / part} cannot be read: {first_line}") from error
+    return model.requires_grad_(False).eval()
+
+
+def _instead(variant: str | None) -> str:
+    other = "leave the variant out, or" if variant else "if they have a variant, such as fp16, name it; or"
+    return f"{other} pass a base in the diffusers layout with safetensors weights"

@@ -1,0 +1,242 @@
+"""The tiny SDXL: same classes, block names and files as the real one, small enough for a laptop, weights random."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from torch import nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+from bokehdiff.errors import InputError
+from bokehdiff.models.hub import quiet_progress
+
+MARKER_FILE = "bokehdiff.json"  # says what the weights of a base are, where a base says so at all
+RECIPE = 1  # to be raised with every change of what is written, so that an older folder is not taken for this one
+PROMPT = "an excellent photo with a large aperture"
+
+START_TOKEN = "<|startoftext|>"
+END_TOKEN = "<|endoftext|>"
+MAX_TOKENS = 77  # as CLIP
+
+LATENT_CHANNELS = 16
+TEXT_WIDTH = 32  # stands for CLIP-L's 768
+TEXT_2_WIDTH = 48  # stands for CLIP-G's 1280
+POOLED_WIDTH = 40
+TIME_ID_WIDTH = 8  # of each of the six time ids
+
+# Measured, not guessed: with random weights the latents of photographs have this standard deviation over all channels
+# and pixels (tests/models/test_tiny.py measures it again), so that scaled latents have about unit variance.
+LATENT_STD = 0.21
+
+CARD = """---
+license: apache-2.0
+tags: [bokehdiff, random-weights]
+---
+# A tiny SDXL with random weights
+
+Written by `bokehdiff.models.write_tiny_sdxl(seed={seed})`. Same classes, block names and files as Stable Diffusion XL,
+{n_unet:,} parameters in the UNet. **The weights are random: nothing here has seen an image.** It is for trying out
+programs and for tests; pictures made with it show what the adapter alone has learned.
+"""
+
+
+def write_tiny_sdxl(folder: str | Path, *, seed: int = 0) -> Path:
+    """Write a tiny SDXL with random weights that `load_sdxl` and diffusers read like the real one.
+
+    The folder appears complete or not at all; one that is already there, of the same seed, is left as it is.
+
+    Args:
+        folder: Where it is put; its parents are made.
+        seed: The weights are a function of it.
+
+    Raises:
+        InputError: If the folder holds something else.
+    """
+    folder = Path(folder)
+    mark = {"weights": "random", "seed": seed, "recipe": RECIPE}
+    if _is_written(folder, mark):
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        _write_parts(partial, seed)
+        (partial / MARKER_FILE).write_text(json.dumps(mark, indent=2) + "\n", encoding="utf-8")
+        partial.chmod(0o755)  # mkdtemp's own is for one user's eyes only
+        _put_in_place(partial, folder, mark)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+def weights_origin(folder: str | Path) -> dict[str, Any]:
+    """What a base says of its own weights, such as {"weights": "random", "seed": 0}; empty where it says nothing.
+
+    Args:
+        folder: A base on disk.
+    """
+    marker = Path(folder) / MARKER_FILE
+    if not marker.is_file():
+        return {}
+    try:
+        origin = json.loads(marker.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        origin = None
+    if not isinstance(origin, dict):
+        raise InputError(f"{marker} must hold one JSON object; it is damaged: write or download the folder again")
+    return origin
+
+
+def _is_written(folder: Path, mark: dict[str, Any]) -> bool:
+    if not folder.exists():
+        return False
+    if folder.is_dir() and not any(folder.iterdir()):
+        return False
+    if folder.is_dir() and weights_origin(folder) == mark:
+        return True
+    raise InputError(
+        f"{folder} already holds something other than the tiny SDXL of seed {mark['seed']}: "
+        "remove it, or choose another folder"
+    )
+
+
+def _put_in_place(partial: Path, folder: Path, mark: dict[str, Any]) -> None:
+    try:
+        partial.replace(folder)
+    except OSError:
+        # Another process was faster: what it wrote is as good, if it is the same.
+        if not _is_written(folder, mark):
+            raise
+
+
+def _write_parts(folder: Path, seed: int) -> None:
+    vocabulary, merges = _vocabulary()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        unet = _unet()
+        parts: dict[str, Any] = {
+            "unet": unet,
+            "vae": _vae(),
+            "text_encoder": _text_encoder(CLIPTextModel, TEXT_WIDTH, vocabulary, "quick_gelu"),
+            "text_encoder_2": _text_encoder(CLIPTextModelWithProjection, TEXT_2_WIDTH, vocabulary, "gelu"),
+        }
+    parts["scheduler"] = _scheduler()
+    parts["tokenizer"] = _tokenizer(vocabulary, merges, pad_token=END_TOKEN)
+    parts["tokenizer_2"] = _tokenizer(vocabulary, merges, pad_token="!")
+    with quiet_progress():
+        for name, part in parts.items():
+            part.save_pretrained(folder / name)
+    _write_index(folder, parts)
+    card = CARD.format(seed=seed, n_unet=sum(weight.numel() for weight in unet.parameters()))
+    (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def _write_index(folder: Path, parts: dict[str, Any]) -> None:
+    """`model_index.json`: what lets `StableDiffusionXLPipeline.from_pretrained` find the parts."""
+    index: dict[str, Any] = {
+        "_class_name": "StableDiffusionXLPipeline",
+        "force_zeros_for_empty_prompt": True,
+        "image_encoder": [None, None],
+        "feature_extractor": [None, None],
+    }
+    for name, part in parts.items():
+        index[name] = [type(part).__module__.split(".")[0], type(part).__name__]
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _unet() -> nn.Module:
+    """SDXL's UNet, narrow: the same blocks, two transformer blocks where the physics-inspired attention goes."""
+    return UNet2DConditionModel(
+        sample_size=64,
+        in_channels=LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        block_out_channels=(32, 64, 96),
+        layers_per_block=2,
+        transformer_layers_per_block=(1, 2, 2),
+        attention_head_dim=(2, 4, 6),  # the number of heads, as in SDXL's own config
+        cross_attention_dim=TEXT_WIDTH + TEXT_2_WIDTH,
+        norm_num_groups=16,
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=TIME_ID_WIDTH,
+        projection_class_embeddings_input_dim=POOLED_WIDTH + 6 * TIME_ID_WIDTH,
+    )
+
+
+def _vae() -> nn.Module:
+    """SDXL's autoencoder, narrow, with more latent channels: at this width four would lose all detail."""
+    n_levels = 4
+    return AutoencoderKL(
+        sample_size=512,
+        latent_channels=LATENT_CHANNELS,
+        down_block_types=("DownEncoderBlock2D",) * n_levels,
+        up_block_types=("UpDecoderBlock2D",) * n_levels,
+        block_out_channels=(16, 32, 64, 64),
+        layers_per_block=1,
+        norm_num_groups=8,
+        scaling_factor=1.0 / LATENT_STD,
+        force_upcast=True,
+    )
+
+
+def _text_encoder(
+    model_class: Any, width: int, vocabulary: dict[str, int], activation: str
+) -> CLIPTextModel | CLIPTextModelWithProjection:
+    return model_class(
+        CLIPTextConfig(
+            vocab_size=len(vocabulary),
+            hidden_size=width,
+            intermediate_size=2 * width,
+            num_hidden_layers=3,
+            num_attention_heads=2,
+            hidden_act=activation,
+            max_position_embeddings=MAX_TOKENS,
+            projection_dim=POOLED_WIDTH,
+            bos_token_id=vocabulary[START_TOKEN],
+            eos_token_id=vocabulary[END_TOKEN],
+            pad_token_id=vocabulary[END_TOKEN],
+        )
+    )
+
+
+def _scheduler() -> DDPMScheduler:
+    """The schedule of SDXL's training."""
+    return DDPMScheduler(
+        num_train_timesteps=1000,
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type="epsilon",
+        clip_sample=False,
+        steps_offset=1,
+        timestep_spacing="leading",
+    )
+
+
+def _tokenizer(vocabulary: dict[str, int], merges: list[tuple[str, str]], *, pad_token: str) -> CLIPTokenizer:
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, pad_token=pad_token, model_max_length=MAX_TOKENS)
+
+
+def _vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """CLIP's kind of vocabulary: printable ASCII, inside and at the end of a word, and the words of the prompt."""
+    characters = [chr(code) for code in range(ord("!"), ord("~") + 1)]
+    entries = characters + [f"{character}</w>" for character in characters]
+    merges: list[tuple[str, str]] = []
+    for word in PROMPT.split():
+        pieces = [*word[:-1], f"{word[-1]}</w>"]
+        while len(pieces) > 1:
+            # From the end of the word, so that what is merged for one word comes apart in no other.
+            left, right = pieces[-2:]
+            if (left, right) not in merges:
+                merges.append((left, right))
+                entries.append(left + right)
+            pieces[-2:] = [left + right]
+    entries += [START_TOKEN, END_TOKEN]
+    return {entry: number for number, entry in enumerate(entries)}, merges

@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import time
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from bokehdiff.errors import InputError, MissingWeightsError
+from bokehdiff.preparation import DEPTH_ANYTHING_V2, TransformersDisparity, predicted_quantity
+from tests.helpers import assert_close
+from tests.preparation.tiny_models import save_depth_anything
+
+
+@pytest.fixture(scope="module")
+def depth_anything(tmp_path_factory):
+    return save_depth_anything(tmp_path_factory.mktemp("models") / "depth_anything")
+
+
+@pytest.mark.parametrize("size_hw", [(1, 1), (1, 40), (57, 33), (120, 200)])
+def test_disparity_has_the_size_of_the_photograph(depth_anything, size_hw):
+    model = TransformersDisparity.from_pretrained(depth_anything)
+    disparity = model.predict(torch.rand(1, 3, *size_hw))
+    assert disparity.shape == (1, *size_hw)
+    assert disparity.dtype == torch.float32
+    assert torch.isfinite(disparity).all()
+    assert model.quantity == "disparity"
+    assert model.name == str(depth_anything)
+
+
+def test_prediction_is_what_the_published_recipe_gives(depth_anything):
+    """The recipe of the model card, at the size where its processor need not resize, and so not round to 8 bits."""
+    from transformers import AutoImageProcessor, AutoModelForDepthEstimation
+
+    pixels = torch.randint(0, 256, (3, 70, 70), dtype=torch.uint8)
+    processor = AutoImageProcessor.from_pretrained(depth_anything)
+    network = AutoModelForDepthEstimation.from_pretrained(depth_anything).eval()
+    with torch.no_grad():
+        outputs = network(**processor(images=pixels, return_tensors="pt"))
+    expected = processor.post_process_depth_estimation(outputs, target_sizes=[(70, 70)])[0]["predicted_depth"]
+    got = TransformersDisparity.from_pretrained(depth_anything).predict(pixels[None].float() / 255.0)[0]
+    assert expected.max() > 0.0
+    assert_close(got / expected.max(), expected / expected.max())
+
+
+def test_metric_models_give_one_over_depth(tmp_path):
+    folder = save_depth_anything(tmp_path / "metric", depth_estimation_type="metric", max_depth=20)
+    model = TransformersDisparity.from_pretrained(folder)
+    assert model.quantity == "depth"
+    image_srgb = torch.rand(1, 3, 40, 50)
+    disparity = model.predict(image_srgb)
+    depth = TransformersDisparity(model.model, model.processor, "depth as it is", "disparity").predict(image_srgb)
+    assert_close(disparity, 1.0 / depth)
+    assert depth.max() < 20.0
+
+
+@pytest.mark.parametrize(
+    ("config", "quantity"),
+    [
+        (SimpleNamespace(model_type="depth_anything", depth_estimation_type="relative"), "disparity"),
+        (SimpleNamespace(model_type="depth_anything", depth_estimation_type="metric"), "depth"),
+        (SimpleNamespace(model_type="prompt_depth_anything", depth_estimation_type="metric"), "depth"),
+        (SimpleNamespace(model_type="dpt", add_projection=False), "disparity"),
+        (SimpleNamespace(model_type="dpt", add_projection=True), "depth"),
+        (SimpleNamespace(model_type="zoedepth"), "depth"),
+        (SimpleNamespace(model_type="depth_pro"), "depth"),
+        (SimpleNamespace(model_type="glpn"), "depth"),
+    ],
+)
+def test_it_is_known_which_families_predict_depth(config, quantity):
+    assert predicted_quantity(config) == quantity
+
+
+def test_canopy_heights_are_no_depths():
+    with pytest.raises(InputError, match="not known whether chmv2 models predict depth"):
+        predicted_quantity(SimpleNamespace(model_type="chmv2"))
+
+
+def test_missing_weights_are_told_within_seconds():
+    started = time.monotonic()
+    with pytest.raises(MissingWeightsError, match=r"Depth-Anything-V2-Small-hf.*HF_HUB_OFFLINE.*pass a local folder"):
+        TransformersDisparity.from_pretrained(DEPTH_ANYTHING_V2["Small"].hub_id)
+    assert time.monotonic() - started < 10.0
+
+
+def test_a_hub_that_does_not_answer_is_told_within_seconds(monkeypatch):
+    import huggingface_hub
+
+    def unreachable(self, *args, **keywords):
+        raise TimeoutError("no route to the hub")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", unreachable)
+    with pytest.raises(MissingWeightsError, match=r"the hub does not answer \(no route to the hub\)"):
+        TransformersDisparity.from_pretrained("somebody/some-model")
+
+
+@pytest.mark.parametrize("error", ["RepositoryNotFoundError", "RevisionNotFoundError"])
+def test_a_hub_without_the_model_is_told(monkeypatch, error):
+    import huggingface_hub
+
+    kind = getattr(huggingface_hub.errors, error)
+
+    def refuse(self, *args, **keywords):
+        raise kind.__new__(kind)
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", refuse)
+    with pytest.raises(MissingWeightsError, match=r"hub has no (such model|revision 'v9')"):
+        TransformersDisparity.from_pretrained("somebody/some-model", revision="v9")
+
+
+def test_a_folder_that_is_not_there_is_not_sought_on_the_hub(tmp_path):
+    with pytest.raises(MissingWeightsError, match="neither a folder of weights nor a hub id"):
+        TransformersDisparity.from_pretrained(tmp_path / "nowhere")
+
+
+def test_an_incomplete_folder_is_refused(depth_anything, tmp_path):
+    (tmp_path / "config.json").write_text((depth_anything / "config.json").read_text())
+    with pytest.raises(MissingWeightsError, match="is not complete: .*no file named model.safetensors"):
+        TransformersDisparity.from_pretrained(tmp_path)
+
+
+def test_damaged_weights_are_refused(depth_anything, tmp_path):
+    (tmp_path / "config.json").write_text((depth_anything / "config.json").read_text())
+    (tmp_path / "model.safetensors").write_bytes(b"not weights at all")
+    with pytest.raises(InputError, match="cannot be loaded"):
+        TransformersDisparity.from_pretrained(tmp_path)
+
+
+def test_weights_that_would_stay_random_are_refused(depth_anything, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    for name in ("config.json", "preprocessor_config.json"):
+        (tmp_path / name).write_text((depth_anything / name).read_text())
+    weights = load_file(depth_anything / "model.safetensors")
+    kept = {name: weight for name, weight in weights.items() if not name.startswith("head.conv3")}
+    save_file(kept, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match=r"lacks 2 weights of its model, such as head\.conv3\.bias"):
+        TransformersDisparity.from_pretrained(tmp_path)

@@ -1,0 +1,101 @@
+"""Models of transformers with random weights, built from their configurations and saved like published ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+REMOTE_CODE = """
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel
+
+class BrightConfig(PreTrainedConfig):
+    model_type = "bright"
+
+class BrightIsSubject(PreTrainedModel):
+    config_class = BrightConfig
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.gain = torch.nn.Parameter(torch.tensor(50.0))
+        self.post_init()
+
+    def forward(self, image):
+        return [image[:, :1] * 0.0, image.mean(dim=1, keepdim=True) * self.gain]
+"""
+
+
+def save_depth_anything(folder: Path, **overrides) -> Path:
+    """Depth Anything V2 in miniature: the classes of the published weights."""
+    from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config, DPTImageProcessor
+
+    torch.manual_seed(0)
+    backbone = Dinov2Config(
+        hidden_size=32,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        out_indices=[1, 2, 3, 4],
+        image_size=70,
+        patch_size=14,
+        reshape_hidden_states=False,
+        apply_layernorm=True,
+    )
+    config = DepthAnythingConfig(
+        backbone_config=backbone,
+        patch_size=14,
+        reassemble_hidden_size=32,
+        neck_hidden_sizes=[8, 8, 8, 8],
+        fusion_hidden_size=8,
+        head_hidden_size=4,
+        **overrides,
+    )
+    DepthAnythingForDepthEstimation(config).save_pretrained(folder)
+    processor = DPTImageProcessor(
+        size={"height": 70, "width": 70}, keep_aspect_ratio=True, ensure_multiple_of=14, do_pad=False
+    )
+    processor.save_pretrained(folder)
+    return folder
+
+
+def save_segformer(folder: Path) -> Path:
+    """SegFormer in miniature, with three classes."""
+    from transformers import SegformerConfig, SegformerForSemanticSegmentation, SegformerImageProcessor
+
+    torch.manual_seed(0)
+    config = SegformerConfig(
+        num_encoder_blocks=2,
+        depths=[1, 1],
+        sr_ratios=[2, 1],
+        hidden_sizes=[8, 16],
+        patch_sizes=[7, 3],
+        strides=[4, 2],
+        num_attention_heads=[1, 2],
+        mlp_ratios=[2, 2],
+        decoder_hidden_size=8,
+        num_labels=3,
+    )
+    SegformerForSemanticSegmentation(config).save_pretrained(folder)
+    SegformerImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
+
+
+def save_remote_code_model(folder: Path) -> Path:
+    """A model like BiRefNet: its code lies beside its weights, and what it returns last are logits of the mask."""
+    import json
+
+    from safetensors.torch import save_file
+
+    folder.mkdir()
+    config = {
+        "architectures": ["BrightIsSubject"],
+        "model_type": "bright",
+        "auto_map": {
+            "AutoConfig": "bright.BrightConfig",
+            "AutoModelForImageSegmentation": "bright.BrightIsSubject",
+        },
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "bright.py").write_text(REMOTE_CODE)
+    save_file({"gain": torch.tensor(50.0)}, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder

@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 
 import torch
-from torch import nn
+from diffusers import UNet2DConditionModel
 
 logger = logging.getLogger(__name__)
 
 
-def use_xformers(unet: nn.Module, device: torch.device) -> bool:
+def use_xformers(unet: UNet2DConditionModel, device: torch.device) -> bool:
     """Let a UNet's attention run on xFormers if it works on this device; else say why not, once, and change nothing.
 
     Call it before physics-inspired attention is installed: xFormers replaces every processor.

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
+from accelerate import Accelerator
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from bokehdiff.attention import PisaInputs, TokenOptics
+from bokehdiff.attention import Convention, PisaInputs, TokenOptics
 from bokehdiff.data import TrainBatch
-from bokehdiff.losses import PerceptualLoss, edge_loss, mse_loss
-from bokehdiff.models import OneStepGenerator
+from bokehdiff.losses import (
+    AdversarialKind,
+    PerceptualLoss,
+    discriminator_adversarial_loss,
+    edge_loss,
+    generator_adversarial_loss,
+    mse_loss,
+)
+from bokehdiff.models import OneStepGenerator, PromptEmbedding, VisionAidedDiscriminator
+from bokehdiff.training.network import Network
+
+PISA_LAYERS_AT_MOST = 64  # keeps the dropout seeds of neighbouring samples apart
 
 
 @dataclass(frozen=True)
@@ -24,6 +36,7 @@ class Objective:
         perceptual: The perceptual loss; None leaves it out.
         lambda_gan: Weight of the adversarial loss; 0 leaves it out.
         gan_step: First step at which the generator feels the discriminator.
+        gan_kind: Form of the adversarial loss.
     """
 
     lambda_mse: float
@@ -32,6 +45,7 @@ class Objective:
     perceptual: PerceptualLoss | None
     lambda_gan: float
     gan_step: int
+    gan_kind: AdversarialKind = "multilevel_sigmoid_s"
 
 
 @dataclass(frozen=True)
@@ -43,7 +57,8 @@ class GeneratorLosses:
         mse: Mean squared error in [-1, 1].
         edge: Edge loss.
         lpips: Perceptual loss.
-        gan: Adversarial loss.
+        gan: Adversarial loss of the generator.
+        discriminator: The discriminator's own loss, no part of `total`.
     """
 
     total: Float[Tensor, ""]
@@ -51,11 +66,13 @@ class GeneratorLosses:
     edge: Float[Tensor, ""] | None
     lpips: Float[Tensor, ""] | None
     gan: Float[Tensor, ""] | None
+    discriminator: float | None = None
 
     def as_numbers(self) -> dict[str, float]:
         """The parts that are used, by name, as plain numbers for the log."""
         parts = {"loss": self.total, "mse": self.mse, "edge": self.edge, "lpips": self.lpips, "gan": self.gan}
-        return {name: float(value.detach()) for name, value in parts.items() if value is not None}
+        numbers = {name: float(value.detach()) for name, value in parts.items() if value is not None}
+        return numbers if self.discriminator is None else numbers | {"discriminator": self.discriminator}
 
 
 @dataclass(frozen=True)
@@ -68,33 +85,69 @@ class Attention:
         seed: Dropout of a step is a function of this and the step.
     """
 
-    convention: str
+    convention: Convention
     dropout: float
     seed: int
 
+    def for_inference(self) -> Attention:
+        """The same without dropout."""
+        return replace(self, dropout=0.0)
 
-def pisa_inputs(
-    batch: TrainBatch, generator: OneStepGenerator, attention: Attention, *, hardness: float, n_samples_seen: int
-) -> PisaInputs:
+
+def pisa_inputs(batch: TrainBatch, generator: OneStepGenerator, attention: Attention, *, hardness: float) -> PisaInputs:
     """What the attention needs to know of a batch: the optics of its tokens, the hardness of the disc, the dropout.
 
     Args:
-        batch: Training batch.
+        batch: Training batch; its first sample's number seeds the dropout, with the run's seed.
         generator: Tells the token grid of its PISA layer.
         attention: Convention and dropout.
-        hardness: h of the soft disc.
-        n_samples_seen: Seeds the dropout, with the run's seed.
+        hardness: h of the soft disc [1 / 10 px].
     """
+    height, width = batch.image_srgb.shape[-2:]
     optics = TokenOptics.from_maps(
         batch.disparity,
         batch.coc_px,
-        generator.token_grid(batch.image_srgb.shape[-2:]),
+        generator.token_grid((height, width)),
         focus_disparity=batch.focus_disparity,
         convention=attention.convention,
     )
-    return PisaInputs(
-        optics, hardness=hardness, dropout=attention.dropout, seed=attention.seed * 1_000_003 + n_samples_seen
-    )
+    seed = (attention.seed << 32) + PISA_LAYERS_AT_MOST * batch.n[0]  # each layer adds its own number
+    return PisaInputs(optics, hardness=hardness, dropout=attention.dropout, seed=seed)
+
+
+def generator_step(
+    network: Network[OneStepGenerator],
+    batch: TrainBatch,
+    objective: Objective,
+    accelerator: Accelerator,
+    *,
+    pisa: PisaInputs,
+    prompt: PromptEmbedding,
+    discriminator: Network[VisionAidedDiscriminator] | None,
+) -> tuple[Float[Tensor, "b 3 h w"], GeneratorLosses]:
+    """Render the batch, compare with the targets, follow the gradient.
+
+    Args:
+        network: The generator.
+        batch: Samples on the device.
+        objective: What the generator is asked for.
+        accelerator: Precision, accumulation.
+        pisa: What the attention needs to know of the batch.
+        prompt: The one prompt's embedding.
+        discriminator: Judges the prediction, itself untouched; None while it does not count.
+
+    Returns:
+        The prediction, still with its graph, and the losses.
+    """
+    prediction_srgb = network.module(batch.image_srgb, pisa, prompt).float()
+    if discriminator is None:
+        losses = generator_losses(prediction_srgb, batch, objective)
+    else:
+        with discriminator.held_still() as judge:
+            losses = generator_losses(prediction_srgb, batch, objective, discriminator=judge)
+    accelerator.backward(losses.total)
+    network.step(accelerator)
+    return prediction_srgb, losses
 
 
 def generator_losses(
@@ -102,9 +155,9 @@ def generator_losses(
     batch: TrainBatch,
     objective: Objective,
     *,
-    discriminator: nn.Module | None = None,
+    discriminator: VisionAidedDiscriminator | None = None,
 ) -> GeneratorLosses:
-    """The published objective (BokehDiff, section on training), on display images.
+    """The published objective (BokehDiff, section 3.4), on display images.
 
     Concretely, total = lambda_mse * mse + lambda_edge * edge + lambda_lpips * lpips + lambda_gan * gan.
 
@@ -112,17 +165,48 @@ def generator_losses(
         prediction_srgb: The generator's picture.
         batch: Holds the target and the all-in-focus image.
         objective: Which parts, how much of each.
-        discriminator: Judges the prediction; None before `objective.gan_step` and without a GAN.
+        discriminator: Judges the prediction; None leaves the adversarial part out.
     """
     mse = mse_loss(prediction_srgb, batch.target_srgb)
     edge = edge_loss(prediction_srgb, batch.target_srgb, batch.image_srgb) if objective.lambda_edge else None
     lpips = objective.perceptual(prediction_srgb, batch.target_srgb) if objective.perceptual else None
-    gan = discriminator(prediction_srgb, for_generator=True) if discriminator is not None else None
-    total = objective.lambda_mse * mse
-    if edge is not None:
-        total = total + objective.lambda_edge * edge
-    if lpips is not None:
-        total = total + objective.lambda_lpips * lpips
-    if gan is not None:
-        total = total + objective.lambda_gan * gan
+    gan = None
+    if discriminator is not None:
+        gan = generator_adversarial_loss(discriminator(prediction_srgb), kind=objective.gan_kind)
+    weighted = [
+        (objective.lambda_mse, mse),
+        (objective.lambda_edge, edge),
+        (objective.lambda_lpips, lpips),
+        (objective.lambda_gan, gan),
+    ]
+    total = torch.stack([weight * part for weight, part in weighted if part is not None]).sum()
     return GeneratorLosses(total=total, mse=mse, edge=edge, lpips=lpips, gan=gan)
+
+
+def discriminator_step(
+    network: Network[VisionAidedDiscriminator],
+    prediction_srgb: Float[Tensor, "b 3 h w"],
+    batch: TrainBatch,
+    accelerator: Accelerator,
+    *,
+    kind: AdversarialKind,
+) -> float:
+    """Teach the discriminator to tell targets from predictions.
+
+    Args:
+        network: The discriminator.
+        prediction_srgb: What the generator made, without its graph.
+        batch: Holds the targets.
+        accelerator: Precision, accumulation.
+        kind: Form of the adversarial loss.
+
+    Returns:
+        Its loss.
+    """
+    both = network.module(torch.cat([batch.target_srgb, prediction_srgb]))
+    real = [level[: len(batch.n)] for level in both]
+    fake = [level[len(batch.n) :] for level in both]
+    loss = discriminator_adversarial_loss(real, fake, kind=kind)
+    accelerator.backward(loss)
+    network.step(accelerator)
+    return float(loss.detach())

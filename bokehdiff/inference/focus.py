@@ -1,0 +1,66 @@
+"""Where to focus: what a person says, turned into a disparity."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from bokehdiff.errors import InputError
+from bokehdiff.optics import focus_from_box, focus_from_mask, focus_from_pixel
+
+Focus: TypeAlias = float | Literal["subject"] | tuple[float, float] | tuple[float, float, float, float]
+
+SWEEP_SHARE = 0.6  # how far the released tool's second and third picture move the focus towards the ends of the range
+
+
+def parse_focus(text: str) -> Focus:
+    """Read a focus from the command line.
+
+    Args:
+        text: "subject", a disparity such as 0.4, a point "X,Y" or a box "LEFT,TOP,RIGHT,BOTTOM" [px].
+    """
+    if text == "subject":
+        return "subject"
+    try:
+        numbers = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        numbers = ()
+    if len(numbers) == 1:
+        return numbers[0]
+    if len(numbers) == 2 or len(numbers) == 4:
+        return numbers
+    raise InputError(f"must be subject, a disparity, a point X,Y or a box LEFT,TOP,RIGHT,BOTTOM; got {text!r}")
+
+
+def resolve_focus(
+    disparity: Float[Tensor, "b h w"], focus: Focus, mask: Float[Tensor, "b mh mw"] | None = None
+) -> Float[Tensor, " b"]:
+    """The disparity in focus.
+
+    Args:
+        disparity: In [0, 1], 1 nearest.
+        focus: "subject" for the median under the mask (without a mask, of the image's centre); a disparity; a point
+            (x, y) or a box (left, top, right, bottom) [px].
+        mask: The subject, in [0, 1].
+    """
+    if isinstance(focus, tuple):
+        if len(focus) == 2:
+            return focus_from_pixel(disparity, focus[0], focus[1])
+        return focus_from_box(disparity, focus)
+    if focus == "subject":
+        return focus_from_mask(disparity, torch.zeros_like(disparity) if mask is None else mask)
+    if not 0.0 <= focus <= 1.0:
+        raise InputError(f"the disparity in focus must be in [0, 1], 1 nearest; got {focus:g}")
+    return torch.full((len(disparity),), float(focus), device=disparity.device)
+
+
+def focus_sweep(subject: float) -> tuple[float, float, float]:
+    """The released tool's three pictures: the subject, then 0.6 of the way from it to the nearest and to the farthest.
+
+    Args:
+        subject: Disparity of the subject, in [0, 1].
+    """
+    return subject, subject + SWEEP_SHARE * (1.0 - subject), subject * (1.0 - SWEEP_SHARE)

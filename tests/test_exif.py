@@ -92,7 +92,9 @@ def test_apex_aperture_stands_in_for_a_missing_f_number():
     assert camera_settings(_exif(ApertureValue=(65535, 1))).f_number is None
 
 
-@pytest.mark.parametrize("block", [b"", b"Exif\x00\x00", b"Exif\x00\x00garbage", b"II*\x00\xff\xff\xff\xff", b"\x00" * 40])
+@pytest.mark.parametrize(
+    "block", [b"", b"Exif\x00\x00", b"Exif\x00\x00garbage", b"II*\x00\xff\xff\xff\xff", b"\x00" * 40]
+)
 def test_damaged_blocks_tell_nothing(block):
     assert camera_settings(block) == CameraSettings()
 
@@ -135,7 +137,7 @@ def _photo_with_exif(path, *, orientation: int = 1):
     exif.get_ifd(IFD.Exif)[Base.FNumber] = 2.8
     exif.get_ifd(IFD.Exif)[Base.FocalLength] = 35.0
     pixels = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(path, exif=exif)
+    Image.fromarray(pixels).save(path, exif=exif.tobytes())
     return pixels
 
 

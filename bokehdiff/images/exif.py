@@ -8,7 +8,7 @@ import struct
 import warnings
 from typing import Any
 
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 from PIL.ExifTags import IFD, Base
 
 from bokehdiff.optics import CameraSettings
@@ -121,22 +121,44 @@ def exif_of_tiff(picture: Image.Image) -> bytes:
         picture: An open TIFF.
     """
     try:
-        return _descriptive_block(picture.getexif())
+        block = Image.Exif()
+        block.update(_descriptive_entries(picture.getexif()))
+        return block.tobytes() if len(block) else b""
     except Exception as error:  # as in `_tags`
         logger.warning("the EXIF entries cannot be read and are taken as empty: %s", error)
         return b""
 
 
-def _descriptive_block(found: Image.Exif) -> bytes:
-    block = Image.Exif()
-    for tag in DESCRIPTIVE_TAGS:
-        if tag in found:
-            block[tag] = found[tag]
+def tiff_entries(exif: bytes) -> dict[int, Any]:
+    """What an EXIF block says of the photograph, as entries of a TIFF's directory; the Exif and GPS ones are dicts.
+
+    Args:
+        exif: Block as found in files; empty for none. One that cannot be written again is given up, with a logged line.
+    """
+    if not exif:
+        return {}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # as in `_tags`
+            block = Image.Exif()
+            block.load(exif)
+            entries = _descriptive_entries(block)
+            trial = TiffImagePlugin.ImageFileDirectory_v2()
+            trial.update(entries)
+            trial.tobytes(8)
+    except Exception as error:  # as in `_tags`
+        logger.warning("the EXIF block cannot be read and is not carried over: %s", error)
+        return {}
+    return entries
+
+
+def _descriptive_entries(block: Image.Exif) -> dict[int, Any]:
+    entries = {tag: value for tag, value in block.items() if tag in DESCRIPTIVE_TAGS}
     for directory in (IFD.Exif, IFD.GPSInfo):
-        entries = found.get_ifd(directory)
-        if entries:
-            block[directory] = dict(entries)
-    return block.tobytes() if len(block) else b""
+        inner = {tag: value for tag, value in block.get_ifd(directory).items() if tag != IFD.Interop}  # an offset
+        if inner:
+            entries[directory] = inner
+    return entries
 
 
 def upright(exif: bytes) -> bytes:

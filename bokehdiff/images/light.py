@@ -37,7 +37,7 @@ def srgb_to_linear(image_srgb: Float[Tensor, "*shape"], *, transfer: Transfer = 
             counts as 0.
         transfer: Which curve; "gamma22" is the field's.
     """
-    image_srgb = image_srgb.clamp_min(0.0)
+    image_srgb = _not_negative(image_srgb)
     if transfer == "gamma22":
         power = image_srgb.clamp_min(TOE_SRGB) ** GAMMA
         return torch.where(image_srgb > TOE_SRGB, power, image_srgb * (TOE_LINEAR / TOE_SRGB))
@@ -56,12 +56,17 @@ def linear_to_srgb(image_linear: Float[Tensor, "*shape"], *, transfer: Transfer 
             1, below 0 counts as 0.
         transfer: Which curve; "gamma22" is the field's.
     """
-    image_linear = image_linear.clamp_min(0.0)
+    image_linear = _not_negative(image_linear)
     if transfer == "gamma22":
         power = image_linear.clamp_min(TOE_LINEAR) ** (1.0 / GAMMA)
         return torch.where(image_linear > TOE_LINEAR, power, image_linear * (TOE_SRGB / TOE_LINEAR))
     power = (1.0 + SRGB_OFFSET) * image_linear.clamp_min(SRGB_TOE_LINEAR) ** (1.0 / SRGB_GAMMA) - SRGB_OFFSET
     return torch.where(image_linear > SRGB_TOE_LINEAR, power, image_linear * SRGB_TOE_SLOPE)
+
+
+def _not_negative(image: Tensor) -> Tensor:
+    """Clamp at 0, but let the gradient of 0 itself pass (`clamp_min` stops it): black can become lighter."""
+    return torch.where(image < 0.0, torch.zeros_like(image), image)
 
 
 def resize(image: Float[Tensor, "b c h w"], size_hw: tuple[int, int]) -> Float[Tensor, "b c h2 w2"]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -165,7 +166,9 @@ def _load_map(path: Path, key: str | None, *, what: str) -> np.ndarray:
     elif key is not None:
         raise InputError(f"{path}: key {key!r} names an array in a .npz file, and this is none")
     else:
-        values = _single_channel(path, decode(path, managed=False).values, what=what)
+        stored = decode(path, managed=False).values
+        _require_finite(path, stored)
+        values = _single_channel(path, stored, what=what)
     _require_finite(path, values)
     return values
 
@@ -188,28 +191,27 @@ def _single_channel(path: Path, values: np.ndarray, *, what: str) -> np.ndarray:
 def _load_array(path: Path, key: str | None) -> np.ndarray:
     require_file(path)
     try:
-        loaded = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        with path.open("rb") as file:
+            return _as_map(path, _array_in(path, np.load(file, allow_pickle=False), key))
+    except InputError:
+        raise
+    except (OSError, ValueError, EOFError, zlib.error, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: is damaged, cut short or holds objects, and cannot be read: {error}") from error
+
+
+def _array_in(path: Path, loaded: Any, key: str | None) -> np.ndarray:
+    """The array itself, or the one of that name in an archive."""
     if isinstance(loaded, np.ndarray):
         if key is not None:
             raise InputError(f"{path}: key {key!r} names an array in a .npz file, and this is none")
-        return _as_map(path, loaded)
-    with loaded:
-        return _as_map(path, _array_of_archive(path, loaded, key))
-
-
-def _array_of_archive(path: Path, archive: Any, key: str | None) -> np.ndarray:
-    names = archive.files
+        return loaded
+    names = loaded.files
     if key is None and len(names) != 1:
         raise InputError(f"{path}: holds {len(names)} arrays ({', '.join(names)}); name one of them as the key")
     name = names[0] if key is None else key
     if name not in names:
         raise InputError(f"{path}: holds no array {name!r}; it holds {', '.join(names)}")
-    try:
-        return archive[name]
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: its array {name!r} is damaged or holds objects: {error}") from error
+    return loaded[name]
 
 
 def _as_map(path: Path, array: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from PIL import Image, TiffImagePlugin
 from torch import Tensor
 
 from bokehdiff.errors import InputError
-from bokehdiff.images.exif import EXIF_HEADER, upright
+from bokehdiff.images.exif import EXIF_HEADER, tiff_entries, upright
 from bokehdiff.images.files import write_atomically
 
 logger = logging.getLogger(__name__)
@@ -121,7 +121,7 @@ def _tiff(pixels: np.ndarray, exif: bytes, text: str | None) -> bytes:
     difference[:, 1:] -= pixels[:, :-1]
     strip = zlib.compress(difference.astype(difference.dtype.newbyteorder("<")).tobytes(), level=6)
     directory = TiffImagePlugin.ImageFileDirectory_v2()
-    _carry_exif(directory, exif)
+    directory.update(tiff_entries(exif))
     directory[TiffImagePlugin.IMAGEWIDTH] = width
     directory[TiffImagePlugin.IMAGELENGTH] = height
     directory[TiffImagePlugin.BITSPERSAMPLE] = (pixels.dtype.itemsize * 8,) * channels
@@ -141,19 +141,6 @@ def _tiff(pixels: np.ndarray, exif: bytes, text: str | None) -> bytes:
     file = io.BytesIO()
     directory.save(file)
     return file.getvalue() + strip
-
-
-def _carry_exif(directory: TiffImagePlugin.ImageFileDirectory_v2, exif: bytes) -> None:
-    if not exif:
-        return
-    block = Image.Exif()
-    block.load(exif)
-    for tag, value in block.items():
-        directory[tag] = value
-    for pointer in (0x8769, 0x8825):  # Exif and GPS directories
-        entries = block.get_ifd(pointer)
-        if entries:
-            directory[pointer] = dict(entries)
 
 
 def _lossy(path: Path, pixels: np.ndarray, quality: int, exif: bytes, text: str | None) -> bytes:

@@ -5,92 +5,87 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn import functional as F
 
-from bokehdiff.renderers.scatter import STEP_PER_RADIUS, WIDEST_STEP_PX, Sheet
+from bokehdiff.renderers.prefilter import gaussian_blur
+from bokehdiff.renderers.scatter import Sheet, opacity
 
-RAMP_REACH_PX = 4  # estimated disparity crosses an edge within about so many pixels on either side
+RAMP_REACH = 0.006  # estimated disparity crosses an edge within about this share of the longer side ...
+LEAST_RAMP_REACH_PX = 2  # ... or this, if it is more
 RAMP_GAP_PX = 4.0  # blur must change by more than this across an edge before it is made steep
 RAMP_SHARE = 0.1  # pixels whose neighbours differ by less than this share of the edge are not on its ramp
-GAP_SLICES = (2.5, 4.0)  # surfaces as many slices apart begin to hide each other, and do so wholly
+SLOPE_RATIO = 1.4  # twice as far out an edge changes little more, a slope twice as much
 EDGE_WIDTH_PX = 2.0  # colours mix so far across an edge of a photograph: take none from there
-SURE_SUBJECT = 0.95  # mattes above belong to the subject, below 1 minus this to what is behind
+SMOOTH_PX = 2.0  # of the colour of hidden surfaces, whose texture is made up
+SURE_SUBJECT = 0.95  # mattes above belong to the subject, below 1 minus this to the rest
 
 
 def steepen_edges(coc_px: Float[Tensor, "b h w"]) -> Float[Tensor, "b h w"]:
     """Give pixels on the ramp of a depth edge to the near or the far side, whichever is closer.
 
-    Disparity from a network or resized from a smaller map crosses an edge over several pixels, and a surface that is not there
-    would be drawn between the two that are. Constants, slopes and steep edges stay as they are; no gradients.
+    Disparity from a network or resized from a smaller map crosses an edge over several pixels, and a surface that is
+    not there would be drawn between the two that are. Constants, slopes and steep edges stay as they are; no gradients.
 
     Args:
         coc_px: Signed circle of confusion [px].
     """
-    return torch.stack([torch.from_numpy(_steepened(image.detach().float().cpu().numpy())) for image in coc_px]).to(
-        coc_px
-    )
+    images = [torch.from_numpy(_steepened(image.detach().float().cpu().numpy())) for image in coc_px]
+    return torch.stack(images).to(coc_px)
 
 
 def _steepened(coc_px: np.ndarray) -> np.ndarray:
-    window = np.ones((2 * RAMP_REACH_PX + 1,) * 2, np.uint8)
-    nearest, farthest = cv2.dilate(coc_px, window), cv2.erode(coc_px, window)
-    neighbours = np.ones((3, 3), np.uint8)
-    change = cv2.dilate(coc_px, neighbours) - cv2.erode(coc_px, neighbours)
-    on_ramp = (nearest - farthest > RAMP_GAP_PX) & (change > RAMP_SHARE * (nearest - farthest))
+    reach_px = max(LEAST_RAMP_REACH_PX, round(RAMP_REACH * max(coc_px.shape)))
+    nearest, farthest = _extremes(coc_px, reach_px)
+    height = nearest - farthest
+    far_out = np.subtract(*_extremes(coc_px, 2 * reach_px))
+    change = np.subtract(*_extremes(coc_px, 1))
+    on_ramp = (height > RAMP_GAP_PX) & (change > RAMP_SHARE * height) & (far_out < SLOPE_RATIO * height)
     side = np.where(nearest - coc_px < coc_px - farthest, nearest, farthest)
     return np.where(on_ramp, side, coc_px)
 
 
-def hidden_sheet(image_linear: Float[Tensor, "b 3 h w"], coc_px: Float[Tensor, "b h w"]) -> Sheet:
-    """A guess of the surfaces behind the near side of depth edges, as far in as any ray of the lens can see.
-
-    Concretely, a pixel q at most |coc(q) - coc(e)| from the nearest far-side edge pixel e hides a surface at coc(e), with
-    the colour of the mirror image of q in e where that lies on the far side, else of e.
-
-    Args:
-        image_linear: The photograph.
-        coc_px: Signed circle of confusion [px], with steep edges.
-    """
-    guesses = [_behind_edges(image.detach().float().cpu().numpy()) for image in coc_px]
-    colour_of, depth_of, weight = (
-        torch.from_numpy(np.stack(part)).to(coc_px.device) for part in zip(*guesses, strict=True)
-    )
-    weight = weight.to(image_linear)
-    colour = image_linear.flatten(2).gather(2, colour_of.flatten(1)[:, None].expand(-1, 3, -1))
-    return Sheet(
-        light=colour.view_as(image_linear) * weight[:, None],
-        weight=weight,
-        coc_px=coc_px.flatten(1).gather(1, depth_of.flatten(1)).view_as(coc_px),
-    )
+def _extremes(image: np.ndarray, reach_px: int) -> tuple[np.ndarray, np.ndarray]:
+    window = np.ones((2 * reach_px + 1,) * 2, np.uint8)
+    return cv2.dilate(image, window), cv2.erode(image, window)
 
 
-def _opacity(near_px: np.ndarray, far_px: np.ndarray) -> np.ndarray:
-    """How surely a surface at `near_px` hides one at `far_px`: the renderer needs some slices between them."""
-    slice_px = np.maximum(WIDEST_STEP_PX, STEP_PER_RADIUS * np.maximum(np.abs(near_px), np.abs(far_px)))
-    begin, end = GAP_SLICES
-    return np.clip(((near_px - far_px) / slice_px - begin) / (end - begin), 0.0, 1.0)
-
-
-def _behind_edges(coc_px: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For each pixel: which pixel's colour and which pixel's depth the surface behind it has, and its weight."""
-    nearest_neighbour = cv2.dilate(coc_px, np.ones((3, 3), np.uint8))
-    at_edge = _opacity(nearest_neighbour, coc_px) > 0
-    own = np.arange(coc_px.size).reshape(coc_px.shape)
-    if not at_edge.any():
-        return own, own, np.zeros_like(coc_px)
-    edge, distance = nearest_marked(at_edge)
-    behind_px = coc_px.ravel()[edge]
-    weight = _opacity(coc_px, behind_px) * (distance <= coc_px - behind_px + EDGE_WIDTH_PX)
-    return _mirrored(coc_px, edge, distance), edge, weight.astype(np.float32)
-
-
-def nearest_marked(marked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The flat index of the marked pixel nearest to each pixel, and the distance to it [px].
+def depth_edges(coc_px: Float[Tensor, "b h w"]) -> Bool[Tensor, "b h w"]:
+    """Pixels on the far side of a depth edge: those with a neighbour that is clearly nearer.
 
     Args:
-        marked: Booleans [h w], true somewhere.
+        coc_px: Signed circle of confusion [px].
     """
+    nearest_neighbour = F.max_pool2d(coc_px[:, None], 3, stride=1, padding=1)[:, 0]
+    return opacity(nearest_neighbour, coc_px) > 0
+
+
+def solid_coc(coc_px: Float[Tensor, "b h w"], edges: Bool[Tensor, "b h w"]) -> Float[Tensor, "b h w"]:
+    """The circle of confusion where a pixel sees one surface only: no edge lies within its disc; -inf elsewhere.
+
+    Args:
+        coc_px: Signed [px].
+        edges: Depth edges, and whatever else is not solid.
+    """
+    distance = nearest_marked(edges)[1].to(coc_px)
+    return torch.where(distance > coc_px.abs() + EDGE_WIDTH_PX, coc_px, -torch.inf).detach()
+
+
+def nearest_marked(marked: Bool[Tensor, "b h w"]) -> tuple[Int[Tensor, "b h w"], Float[Tensor, "b h w"]]:
+    """For each pixel, the flat index of the nearest marked one and the distance to it [px]; itself and inf if none is.
+
+    Args:
+        marked: Pixels to look for.
+    """
+    found = [_nearest_marked(image.cpu().numpy()) for image in marked]
+    index, distance = (torch.from_numpy(np.stack(part)).to(marked.device) for part in zip(*found, strict=True))
+    return index, distance
+
+
+def _nearest_marked(marked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    if not marked.any():
+        return np.arange(marked.size).reshape(marked.shape), np.full(marked.shape, np.inf, np.float32)
     distance, label = cv2.distanceTransformWithLabels(
         (~marked).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
     )
@@ -99,68 +94,91 @@ def nearest_marked(marked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return index_of_label[label], distance
 
 
-def _mirrored(coc_px: np.ndarray, edge: np.ndarray, distance: np.ndarray) -> np.ndarray:
-    """The flat index of each pixel's mirror image in its edge pixel; of one past the edge, or the edge, failing that."""
-    height, width = coc_px.shape
-    row, column = np.indices(coc_px.shape)
-    edge_row, edge_column = np.divmod(edge, width)
-    across = np.maximum(distance, 1e-6)
-    chosen = edge
-    for reach in (np.full_like(distance, EDGE_WIDTH_PX), distance + EDGE_WIDTH_PX):
-        there_row = np.rint(edge_row + (edge_row - row) * (reach / across)).astype(np.int64).clip(0, height - 1)
-        there_column = np.rint(edge_column + (edge_column - column) * (reach / across)).astype(np.int64)
-        there = there_row * width + there_column.clip(0, width - 1)
-        # Not onto another near surface; surfaces farther than the edge's are as hidden as its own.
-        chosen = np.where(_opacity(coc_px.ravel()[there], coc_px.ravel()[edge]) > 0, chosen, there)
+def hidden_sheet(
+    image_linear: Float[Tensor, "b 3 h w"], coc_px: Float[Tensor, "b h w"], edges: Bool[Tensor, "b h w"]
+) -> Sheet:
+    """A guess of the surfaces behind the near side of depth edges, as far in as any ray of the lens can see.
+
+    Concretely, a pixel q at most |coc(q) - coc(e)| from the nearest far-side edge pixel e hides a surface at coc(e),
+    with the colour of the mirror image of q in e where that lies on the far side, else of e; smoothed a little.
+
+    Args:
+        image_linear: The photograph.
+        coc_px: Signed circle of confusion [px], with steep edges.
+        edges: Pixels on the far side of depth edges.
+    """
+    edge, distance = nearest_marked(edges)
+    behind_px = _taken(coc_px, edge)
+    weight = opacity(coc_px, behind_px) * (distance <= coc_px - behind_px + EDGE_WIDTH_PX)
+    colour = _taken(image_linear, _mirrored(coc_px, edge, distance))
+    return Sheet(light=_smoothed(colour, weight) * weight[:, None], weight=weight, coc_px=behind_px)
+
+
+def _taken(image: Tensor, index: Int[Tensor, "b h w"]) -> Tensor:
+    """image[..., index], with a flat index per pixel, for [b h w] and [b c h w]."""
+    if image.ndim == index.ndim:
+        return image.flatten(1).gather(1, index.flatten(1)).view_as(index)
+    return image.flatten(2).gather(2, index.flatten(1)[:, None].expand(-1, image.shape[1], -1)).view_as(image)
+
+
+def _smoothed(colour: Float[Tensor, "b 3 h w"], weight: Float[Tensor, "b h w"]) -> Float[Tensor, "b 3 h w"]:
+    """The colour averaged over its neighbourhood where there is weight."""
+    weighted = torch.cat([colour * weight[:, None], weight[:, None]], dim=1)[:, None]
+    spread = gaussian_blur(weighted, weight.new_full((len(weight), 1), SMOOTH_PX))[:, 0]
+    return spread[:, :3] / spread[:, 3:].clamp_min(torch.finfo(colour.dtype).tiny)
+
+
+def _mirrored(
+    coc_px: Float[Tensor, "b h w"], edge: Int[Tensor, "b h w"], distance: Float[Tensor, "b h w"]
+) -> Int[Tensor, "b h w"]:
+    """The flat index of each pixel's mirror image in its edge pixel; failing that, of one past the edge, or the edge.
+
+    A mirror image fails on a surface nearer than the edge's; farther ones are as hidden as its own.
+    """
+    height, width = coc_px.shape[1:]
+    own = torch.arange(height * width, device=edge.device).view(height, width)
+    chosen, edge_px = edge, _taken(coc_px, edge)
+    for reach in (torch.full_like(distance, EDGE_WIDTH_PX), distance + EDGE_WIDTH_PX):
+        # Where nothing is marked the edge is the pixel itself, at distance inf; on the edge both are the same.
+        factor = torch.where(distance > 0, reach / distance, 0.0).nan_to_num(nan=0.0)
+        row = (edge // width + (edge // width - own // width) * factor).round().long().clamp(0, height - 1)
+        column = (edge % width + (edge % width - own % width) * factor).round().long().clamp(0, width - 1)
+        there = row * width + column
+        chosen = torch.where(opacity(_taken(coc_px, there), edge_px) > 0, chosen, there)
     return chosen
 
 
 def split_by_matte(
     image_linear: Float[Tensor, "b 3 h w"], coc_px: Float[Tensor, "b h w"], matte: Float[Tensor, "b h w"]
 ) -> list[Sheet]:
-    """Part a photograph into a soft subject and all the rest, the rest going on behind the subject.
+    """Part a photograph I into a soft subject and all the rest, the rest going on behind the subject.
 
-    Concretely, with the colour B of the nearest mirror image that is no subject, the subject sends
-    P = clip(I - (1 - m) B, 0, I) with weight m, and the rest sends I - P with weight 1 - m, plus m B with weight m where
-    the subject is clearly nearer; in sum the photograph, whatever B is.
+    Concretely, with B the colour of the nearest mirror image that is no subject, and m the matte, the subject sends
+    P = clip(I - (1 - m) B, 0, I) with weight m, and the rest sends I - P with weight 1 - m, plus m B with weight m
+    where the subject is clearly nearer: the photograph in sum, whatever B is.
 
     Args:
-        image_linear: The photograph I.
+        image_linear: The photograph.
         coc_px: Signed circle of confusion [px], with steep edges.
-        matte: The subject's share m of each pixel.
+        matte: The subject's share of each pixel.
     """
-    parts = [
-        _sides_of_matte(coc.detach().float().cpu().numpy(), share.detach().float().cpu().numpy())
-        for coc, share in zip(coc_px, matte, strict=True)
-    ]
-    subject_from, rest_from, colour_from, opacity = (
-        torch.from_numpy(np.stack(part)).to(coc_px.device) for part in zip(*parts, strict=True)
-    )
-    rest_colour = image_linear.flatten(2).gather(2, colour_from.flatten(1)[:, None].expand(-1, 3, -1))
-    rest_colour = rest_colour.view_as(image_linear)
     share = matte.to(image_linear)
-    hidden = share * opacity.to(image_linear)
-    subject_light = (image_linear - (1.0 - share)[:, None] * rest_colour).clamp_min(0.0).minimum(image_linear)
-    subject_light = torch.where(share[:, None] > 0, subject_light, 0.0)
-    subject = Sheet(subject_light, share, coc_px.flatten(1).gather(1, subject_from.flatten(1)).view_as(coc_px))
-    rest = Sheet(
-        light=image_linear - subject_light + hidden[:, None] * rest_colour,
-        weight=1.0 - share + hidden,
-        coc_px=coc_px.flatten(1).gather(1, rest_from.flatten(1)).view_as(coc_px),
-    )
-    return [subject, rest]
-
-
-def _sides_of_matte(coc_px: np.ndarray, matte: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """For each pixel: where the subject's depth, the rest's depth and the rest's colour come from, and how surely the
-    subject hides the rest."""
-    own = np.arange(coc_px.size).reshape(coc_px.shape)
-    surely_subject, surely_rest = matte > SURE_SUBJECT, matte < 1.0 - SURE_SUBJECT
-    if not surely_subject.any() or not surely_rest.any():
-        return own, own, own, np.zeros_like(coc_px)
-    subject_from = np.where(surely_subject, own, nearest_marked(surely_subject)[0])
+    subject_px = _taken(coc_px, nearest_marked(share > SURE_SUBJECT)[0])
+    surely_rest = share < 1.0 - SURE_SUBJECT
     edge, distance = nearest_marked(surely_rest)
-    rest_from = np.where(surely_rest, own, edge)
-    colour_from = np.where(surely_rest, own, _mirrored(np.where(surely_rest, coc_px, np.inf), edge, distance))
-    opacity = _opacity(coc_px.ravel()[subject_from], coc_px.ravel()[rest_from])
-    return subject_from, rest_from, colour_from, opacity
+    rest_px = _taken(coc_px, edge)
+    behind = _taken(image_linear, _mirrored(torch.where(surely_rest, coc_px, torch.inf), edge, distance))
+    subject_light = (image_linear - (1.0 - share)[:, None] * behind).clamp_min(0.0).minimum(image_linear)
+    subject_light = torch.where(share[:, None] > 0, subject_light, 0.0)
+    hidden = share * opacity(subject_px, rest_px)
+    rest_light = image_linear - subject_light + hidden[:, None] * behind
+    return [Sheet(subject_light, share, subject_px), Sheet(rest_light, 1.0 - share + hidden, rest_px)]
+
+
+def soft_edges(matte: Float[Tensor, "b h w"]) -> Bool[Tensor, "b h w"]:
+    """Pixels that a subject shares with the rest.
+
+    Args:
+        matte: The subject's share of each pixel.
+    """
+    return (matte > 1.0 - SURE_SUBJECT) & (matte < SURE_SUBJECT)

@@ -19,9 +19,9 @@ ALPHA_SLACK = 1e-3  # coverage may leave [0, 1] by this much: resampling and flo
 class LayerStack:
     """Planar layers of one scene; each may be tilted in depth, and they may cross.
 
-    Concretely, layer l has the disparity planes[b, l, 0] + planes[b, l, 1] * x + planes[b, l, 2] * y at the point (x, y)
-    of the image, where the centre of pixel (column i, row j) lies at (i + 0.5, j + 0.5). A plane in space is exactly
-    that: an affine function of the image point in disparity.
+    Concretely, layer l has the disparity planes[b, l, 0] + planes[b, l, 1] * x + planes[b, l, 2] * y at the point
+    (x, y) of the image, where the centre of pixel (column i, row j) lies at (i + 0.5, j + 0.5). A plane in space is
+    exactly that: disparity as an affine function of the image point.
 
     Args:
         rgba_linear: Premultiplied colour in linear light (HDR above 1 allowed) and coverage in [0, 1], stored near
@@ -39,7 +39,7 @@ class LayerStack:
             raise InputError(f"rgba_linear must be [b l 4 h w] with no empty axis; got {list(shape)}")
         if tuple(self.planes.shape) != (*shape[:2], N_PLANE_COEFFICIENTS):
             raise InputError(
-                f"planes must be [b l 3] for rgba_linear [b l 4 h w], here {[*shape[:2], 3]}; got {list(self.planes.shape)}"
+                f"planes must be [b l 3], here {[*shape[:2], N_PLANE_COEFFICIENTS]}; got {list(self.planes.shape)}"
             )
         for name in ("rgba_linear", "planes"):
             if not bool(torch.isfinite(getattr(self, name)).all()):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bokehdiff.errors import InputError
 from bokehdiff.optics import Lens, circle_of_confusion
-from bokehdiff.renderers.layered import hidden_sheet, split_by_matte, steepen_edges
+from bokehdiff.renderers.layered import depth_edges, hidden_sheet, soft_edges, solid_coc, split_by_matte, steepen_edges
 from bokehdiff.renderers.lens_values import lens_values
 from bokehdiff.renderers.scatter import Sheet, splat
 
@@ -51,9 +51,8 @@ def render_photo(
 ) -> Float[Tensor, "b 3 h w"]:
     """Photograph with a wide lens what an all-in-focus photograph and its disparity tell of the scene.
 
-    Concretely, each pixel spreads its light over a disc of radius |K * (disparity - focus)|, nearer light hiding farther
-    light, as `scatter.splat` writes it down; colours and values above 1 pass as they are, and gradients flow to the
-    image.
+    Concretely, each pixel spreads its light over a disc of radius |K * (disparity - focus)|, nearer light hiding
+    farther light, as `scatter.splat` writes it down; values above 1 pass as they are, and gradients flow to the image.
 
     Args:
         image_linear: All in focus, linear light; HDR above 1 allowed.
@@ -105,7 +104,8 @@ def render_scatter(
         matte: Not used.
         progress: Show a bar.
     """
-    return splat([Sheet(image_linear, torch.ones_like(coc_px), coc_px)], progress=progress)
+    solid_px = solid_coc(coc_px, depth_edges(coc_px))
+    return splat([Sheet(image_linear, torch.ones_like(coc_px), coc_px)], solid_px, progress=progress)
 
 
 def render_layered(
@@ -124,13 +124,16 @@ def render_layered(
         progress: Show a bar.
     """
     coc_px = steepen_edges(coc_px)
+    edges = depth_edges(coc_px)
     if matte is None:
         visible = [Sheet(image_linear, torch.ones_like(coc_px), coc_px)]
+        solid_px = solid_coc(coc_px, edges)
     else:
         visible = split_by_matte(image_linear, coc_px, matte)
-    # A subject's matte has parted it from what is behind already: the other edges are those of the rest.
-    seen = visible[-1]
-    return splat([*visible, hidden_sheet(image_linear, seen.coc_px)], progress=progress)
+        solid_px = solid_coc(coc_px, edges | soft_edges(matte))
+    # A matte has parted the subject from what is behind it already: the other edges are those of the rest.
+    rest_px = visible[-1].coc_px
+    return splat([*visible, hidden_sheet(image_linear, rest_px, depth_edges(rest_px))], solid_px, progress=progress)
 
 
 METHODS: dict[str, PhotoRenderer] = {"scatter": render_scatter, "layered": render_layered}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float
@@ -53,7 +54,7 @@ def _varying_blur(
 ) -> Float[Tensor, "b l 4 h w"]:
     levels = [least + (most - least) * i / (N_LEVELS - 1) for i in range(N_LEVELS)]
     blurred = gaussian_blur(rgba, levels[0])
-    for below, above in zip(levels[:-1], levels[1:], strict=True):
+    for below, above in pairwise(levels):
         rise = (above.square() - below.square()).clamp_min(torch.finfo(rgba.dtype).tiny)[..., None, None]
         share = ((sigma_px.square() - below.square()[..., None, None]) / rise).clamp(0.0, 1.0)
         blurred = torch.lerp(blurred, gaussian_blur(rgba, above), share[:, :, None])

@@ -14,10 +14,12 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 FIRST_RADII_PX = (0.0, 0.6, 1.2, 2.0)  # close in focus, where a fraction of a pixel shows
-WIDEST_STEP_PX = 1.0  # between slices, until ...
+LEAST_STEP_PX = 1.0  # between slices farther out, until ...
 STEP_PER_RADIUS = 0.08  # ... this share of the radius is more
 DIRECT_RADIUS_PX = 2.5  # up to here a direct convolution is as fast as Fourier's
 LEAST_WEIGHT = 1e-7  # what rounding leaves of nothing; a single pixel spread over a disc of 500 px weighs more
+GAP_SLICES = (2.5, 4.0)  # surfaces as many slices apart begin to hide each other, and do so wholly
+SOLID_SLICES = (4.0, 6.0)  # the same where a steep slope must not hide its own farther end
 SAME_SURFACE_SLICES = 2  # a pixel is shared by two neighbouring slices, which therefore do not hide each other
 
 
@@ -36,12 +38,14 @@ class Sheet:
     coc_px: Float[Tensor, "b h w"]
 
 
-def splat(sheets: Sequence[Sheet], *, progress: bool = False) -> Float[Tensor, "b 3 h w"]:
+def splat(
+    sheets: Sequence[Sheet], solid_coc_px: Float[Tensor, "b h w"], *, progress: bool = False
+) -> Float[Tensor, "b 3 h w"]:
     """Spread every pixel of the sheets over its disc; nearer light hides farther light; normalise what lands.
 
-    Concretely, out(p) = sum over slices k of V_k(p) (light_k * disc_k)(p) / sum over k of V_k(p) (weight_k * disc_k)(p),
-    where disc_k has the radius of slice k and sums to 1, each pixel belongs to the two slices next to its circle of
-    confusion by linear shares, and V_k(p) = 1 - min(1, sum over slices j at least two nearer than k of
+    Concretely, out(p) = sum over slices k of V_k(p) (light_k * disc_k)(p), over the same sum of weight_k instead of
+    light_k, where disc_k has the radius of slice k and sums to 1, each pixel belongs to the two slices next to its
+    circle of confusion by linear shares, and V_k(p) = 1 - min(1, sum over slices j at least two nearer than k of
     (weight_j * disc_j)(p)) is what nearer slices leave free. Neighbouring slices are one surface: they share a pixel
     and do not hide each other. Beyond the border the edge pixels go on.
 
@@ -50,6 +54,8 @@ def splat(sheets: Sequence[Sheet], *, progress: bool = False) -> Float[Tensor, "
 
     Args:
         sheets: At least one, of one size.
+        solid_coc_px: Where only one surface can be seen, its signed circle of confusion, which closes the pixel to what
+            is far behind, although noise in its depth may leave gaps between slices; -inf elsewhere [px].
         progress: Show a bar over the slices.
     """
     nodes = slice_radii(*_range_px(sheets))
@@ -63,8 +69,27 @@ def splat(sheets: Sequence[Sheet], *, progress: bool = False) -> Float[Tensor, "
             covered = covered + landed[-SAME_SURFACE_SLICES]
         spread = _spread(_slice(padded, nodes, k), abs(nodes[k]), margin)
         landed.append(spread[:, 3])
-        sums = sums + (1.0 - covered).clamp(0.0, 1.0)[:, None] * spread
+        closed = torch.maximum(covered.clamp(max=1.0), _slices_apart(solid_coc_px, nodes[k], SOLID_SLICES))
+        sums = sums + (1.0 - closed)[:, None] * spread
     return sums[:, :3].clamp_min(0.0) / sums[:, 3:].clamp_min(LEAST_WEIGHT)
+
+
+def opacity(near_px: Tensor, far_px: Tensor) -> Tensor:
+    """How surely a surface hides one behind it, in [0, 1]: slices of one surface do not hide each other.
+
+    Args:
+        near_px: Signed circle of confusion of the nearer surface [px].
+        far_px: Of the other one.
+    """
+    return _slices_apart(near_px, far_px, GAP_SLICES)
+
+
+def _slices_apart(near_px: Tensor, far_px: Tensor | float, ramp: tuple[float, float]) -> Tensor:
+    far_px = torch.as_tensor(far_px, dtype=near_px.dtype, device=near_px.device)
+    # -inf (nothing solid) has no width of its own.
+    widest_px = torch.maximum(near_px.abs().nan_to_num(posinf=0.0), far_px.abs())
+    slices = (near_px - far_px) / (STEP_PER_RADIUS * widest_px).clamp_min(LEAST_STEP_PX)
+    return ((slices - ramp[0]) / (ramp[1] - ramp[0])).clamp(0.0, 1.0)
 
 
 def _range_px(sheets: Sequence[Sheet]) -> tuple[float, float]:
@@ -75,8 +100,8 @@ def _range_px(sheets: Sequence[Sheet]) -> tuple[float, float]:
 def slice_radii(least_px: float, most_px: float) -> list[float]:
     """Signed radii of the slices, ascending, that enclose the range of circles of confusion; 0 is one if inside.
 
-    Concretely, the magnitudes are 0, 0.6, 1.2, 2 and then grow by the larger of 1 px and 8 %: between two of them a disc is
-    blended linearly. A range of one value is one slice of exactly that radius.
+    Concretely, the magnitudes are 0, 0.6, 1.2, 2 and then grow by the larger of 1 px and 8 %; between two of them a
+    disc is blended linearly. A range of one value is one slice of exactly that radius.
 
     Args:
         least_px: Smallest signed circle of confusion.
@@ -86,7 +111,7 @@ def slice_radii(least_px: float, most_px: float) -> list[float]:
         return [least_px]
     ladder = list(FIRST_RADII_PX)
     while ladder[-1] < max(abs(least_px), abs(most_px)):
-        ladder.append(ladder[-1] + max(WIDEST_STEP_PX, STEP_PER_RADIUS * ladder[-1]))
+        ladder.append(ladder[-1] + max(LEAST_STEP_PX, STEP_PER_RADIUS * ladder[-1]))
     signed = sorted({-radius for radius in ladder} | set(ladder))
     first = max(i for i, radius in enumerate(signed) if radius <= least_px)
     last = min(i for i, radius in enumerate(signed) if radius >= most_px)

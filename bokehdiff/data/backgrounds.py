@@ -15,7 +15,6 @@ PHOTOGRAPHS = (
     "chelsea",
     "rocket",
     "hubble_deep_field",
-    "retina",
     "grass",
     "gravel",
     "brick",
@@ -37,7 +36,7 @@ def clouds(rng: Generator, size_px: int) -> Rgb:
 
 def lights(rng: Generator, size_px: int) -> Rgb:
     """Small bright lights before darkness: a town at night, sun through leaves."""
-    dark = clouds(rng, size_px) ** 2 * rng.uniform(0.15, 0.5)
+    dark = clouds(rng, size_px) ** 2 * rng.uniform(0.3, 0.8)
     side = 4 * size_px
     canvas = np.zeros((side, side, 4), dtype=np.uint8)
     colours = palette(rng, 6, lightness=(0.75, 1.0)) ** 0.6

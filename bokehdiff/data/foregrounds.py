@@ -96,7 +96,7 @@ def _strands(
     rng: Generator, paths: Float[np.ndarray, "n s 2"], *, colours: Float[np.ndarray, "c 3"], width: float
 ) -> Iterator[Stroke]:
     """Strokes for strand paths: tapering, darker at the root, each of its own shade, with a sheen on the way."""
-    n, n_points, _ = paths.shape
+    n, n_points = len(paths), paths.shape[1]
     t = np.linspace(0, 1, n_points)
     taper = np.sqrt(np.clip(1.04 - t, 0, 1)) * np.minimum(0.6 + 2 * t, 1)
     shade = rng.normal(1.0, 0.16, size=n)

@@ -266,8 +266,7 @@ class BiRefNetMatting:
                 f"{path_or_id} runs code of its repository: its revision must be a commit of 40 digits; got {revision}"
             )
         checkpoint = find_checkpoint(path_or_id, revision=revision, instead=WITHOUT_WEIGHTS)
-        code = {} if is_folder else {"code_revision": revision}
-        model = checkpoint.load_complete(AutoModelForImageSegmentation, trust_remote_code=True, dtype=dtype, **code)
+        model = checkpoint.load_complete(AutoModelForImageSegmentation, trust_remote_code=True, dtype=dtype)
         logger.info("subject masks by %s, running the code of its repository", path_or_id)
         return cls(model.to(device).eval(), str(path_or_id))
 

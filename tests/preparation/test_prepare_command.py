@@ -91,8 +91,9 @@ def test_depth_maps_are_taken_in(root, flag):
 
 
 def test_bad_files_are_one_line_each_and_the_rest_is_done(root, capsys):
+    for name in ("c", "d"):
+        add_photo(root, f"{name}.jpg")
     for name in ("a", "b", "c", "d"):
-        add_photo(root, f"{name}.jpg") if name in "cd" else None
         add_map(root, name)
     assert main(["prepare", "--root", str(root)]) == 0
     before = files(root / "depth")

@@ -73,8 +73,8 @@ class Window:
     height: int
     width: int
 
-    def cut(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h2 w2"]:
-        """The part of an image that lies in the window.
+    def cut(self, image: Float[Tensor, "*any h w"]) -> Float[Tensor, "*any h2 w2"]:
+        """The part of an image that lies in the window: a view, not a copy.
 
         Args:
             image: Image that contains the window.

@@ -91,7 +91,7 @@ def _quantised(path: Path, values: Tensor, bit_depth: int) -> np.ndarray:
     if not bool(torch.isfinite(values).all()):
         raise InputError(f"{path}: not written, the image holds values that are NaN or infinite")
     steps = 2**bit_depth - 1
-    rounded = (values.detach().cpu().double().clamp(0.0, 1.0) * steps).round()
+    rounded = (values.detach().cpu().float().clamp(0.0, 1.0) * steps).round()
     return np.ascontiguousarray(rounded.numpy().astype(np.uint8 if bit_depth == 8 else np.uint16))
 
 
@@ -145,24 +145,28 @@ def _tiff(pixels: np.ndarray, exif: bytes, text: str | None) -> bytes:
 
 def _lossy(path: Path, pixels: np.ndarray, quality: int, exif: bytes, text: str | None) -> bytes:
     """JPEG or WebP by Pillow."""
+    options: dict[str, Any] = {"quality": quality, **({"exif": exif} if exif else {})}
+    if path.suffix.lower() == ".webp":
+        options["format"] = "WEBP"
+        if text is not None:
+            logger.info("%s: WebP has no place for a note; the settings are not written into it", path)
+    else:
+        options |= {"format": "JPEG", "subsampling": 0}
+        if text is not None:
+            options["comment"] = _jpeg_comment(path, text)
     file = io.BytesIO()
-    picture = Image.fromarray(pixels)
-    options: dict[str, Any] = {"exif": exif} if exif else {}
     try:
-        if path.suffix.lower() == ".webp":
-            if text is not None:
-                logger.info("%s: WebP has no place for a note; the settings are not written into it", path)
-            picture.save(file, format="WEBP", quality=quality, **options)
-            return file.getvalue()
-        comment = (text or "").encode()
-        if len(comment) > JPEG_COMMENT_BYTES:
-            raise InputError(f"{path}: a JPEG comment holds {JPEG_COMMENT_BYTES} bytes; got {len(comment)}")
-        picture.save(file, format="JPEG", quality=quality, subsampling=0, comment=comment or None, **options)
+        Image.fromarray(pixels).save(file, **options)
     except (OSError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
         raise InputError(f"{path}: cannot be encoded: {error}; .png and .tif hold any size") from error
     return file.getvalue()
+
+
+def _jpeg_comment(path: Path, text: str) -> bytes:
+    comment = text.encode()
+    if len(comment) > JPEG_COMMENT_BYTES:
+        raise InputError(f"{path}: a JPEG comment holds {JPEG_COMMENT_BYTES} bytes; got {len(comment)}")
+    return comment
 
 
 def save_disparity(path: str | Path, disparity: Float[Tensor, "1 h w"]) -> None:
@@ -176,6 +180,8 @@ def save_disparity(path: str | Path, disparity: Float[Tensor, "1 h w"]) -> None:
     suffix = path.suffix.lower()
     if suffix not in {".npy", ".png"}:
         raise InputError(f"{path}: disparity is written as .npy or .png; got {suffix or 'no suffix'!r}")
+    if disparity.numel() == 0:
+        raise InputError(f"{path}: not written, the disparity is empty, of shape {list(disparity.shape)}")
     values = disparity[0].detach().cpu().float()
     if not bool(torch.isfinite(values).all()):
         raise InputError(f"{path}: not written, the disparity holds values that are NaN or infinite")
@@ -183,7 +189,7 @@ def save_disparity(path: str | Path, disparity: Float[Tensor, "1 h w"]) -> None:
         with write_atomically(path) as temporary:
             np.save(temporary, values.numpy(), allow_pickle=False)
         return
-    if values.numel() and (float(values.min()) < 0.0 or float(values.max()) > 1.0):
+    if float(values.min()) < 0.0 or float(values.max()) > 1.0:
         raise InputError(
             f"{path}: a 16-bit PNG holds disparity in [0, 1]; got {values.min():g} to {values.max():g}; write .npy"
         )

@@ -98,7 +98,7 @@ class PerceptualLoss(nn.Module):
         state = None if random_trunk else _read_vgg(weights)
         self.lpips = _lpips()
         if state is not None:
-            _fill_trunk(self.lpips.net, state)
+            _fill_trunk(self.lpips.get_submodule("net"), state)
         else:
             logger.warning("The perceptual loss compares features of a random VGG16: it measures nothing people see")
         self.requires_grad_(False)

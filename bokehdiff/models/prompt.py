@@ -158,7 +158,7 @@ def _load_text_encoder(folder: Path, variant: str | None) -> Any:
         encoder = model_class.from_pretrained(
             folder, variant=variant, dtype=torch.float32, local_files_only=True, use_safetensors=True
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise MissingWeightsError(f"{folder} cannot be read: {str(error).strip().splitlines()[0]}") from error
     return encoder.eval()
 

@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from bokehdiff.errors import at_fault
+from bokehdiff.errors import InputError, at_fault
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,16 @@ def run(options: DataSynthesizeOptions) -> int:
     Returns:
         0; errors are raised.
     """
-    from bokehdiff.data import write_training_set
+    from bokehdiff.data import SMALLEST_SYNTHETIC_PX, write_training_set
 
+    for flag, value, least in (
+        ("--n-foregrounds", options.n_foregrounds, 1),
+        ("--n-backgrounds", options.n_backgrounds, 1),
+        ("--size", options.size, SMALLEST_SYNTHETIC_PX),
+        ("--seed", options.seed, 0),
+    ):
+        if value < least:
+            raise InputError(f"must be at least {least}; got {value}", flag=flag)
     with at_fault("--root"):
         write_training_set(
             Path(options.root),

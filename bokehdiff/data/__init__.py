@@ -5,9 +5,15 @@ from bokehdiff.data.folders import TrainingFolders, find_training_folders, load_
 from bokehdiff.data.loader import training_loader
 from bokehdiff.data.samples import TrainBatch, TrainSample, collate
 from bokehdiff.data.scenes import Scene, ScenePaths, find_scenes, load_scene
-from bokehdiff.data.synthetic import synthetic_background, synthetic_foreground, write_training_set
+from bokehdiff.data.synthetic import (
+    SMALLEST_SYNTHETIC_PX,
+    synthetic_background,
+    synthetic_foreground,
+    write_training_set,
+)
 
 __all__ = [
+    "SMALLEST_SYNTHETIC_PX",
     "Composition",
     "OnTheFlyDataset",
     "Recipe",

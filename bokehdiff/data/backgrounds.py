@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
+from jaxtyping import Float
 from numpy.random import Generator
 
 from bokehdiff.data.textures import Rgb, colour_ramp, fractal_noise, grid_of, palette, texture
@@ -81,7 +82,7 @@ def facade(rng: Generator, size_px: int) -> Rgb:
     return _seen_askew(rng, np.clip(image, 0, 1).astype(np.float32), size_px)
 
 
-def _seen_askew(rng: Generator, image: Rgb, size_px: int) -> Rgb:
+def _seen_askew(rng: Generator, image: Float[np.ndarray, "s s 3"], size_px: int) -> Rgb:
     """A part of a square image in perspective, turned a little, at half its resolution."""
     side = len(image)
     corners = np.array([[0, 0], [side, 0], [side, side], [0, side]], dtype=np.float32)

@@ -18,18 +18,18 @@ BORDER = 0.04  # share of the side that stays transparent all around
 
 
 @dataclass(frozen=True)
-class Stroke:
-    """A line of varying width and colour.
+class Strokes:
+    """Lines of varying width and colour, later ones over earlier ones.
 
     Args:
-        points: Along the line, in the drawing's own units, y down.
+        points: Along each line, in the drawing's own units, y down.
         widths: Full width at each point, in the same units.
         colours: Display RGB in [0, 1] at each point.
     """
 
-    points: Float[np.ndarray, "k 2"]
-    widths: Float[np.ndarray, " k"]
-    colours: Float[np.ndarray, "k 3"]
+    points: Float[np.ndarray, "n k 2"]
+    widths: Float[np.ndarray, "n k"]
+    colours: Float[np.ndarray, "n k 3"]
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Patch:
     roundness: float = 0.0
 
 
-Mark = Stroke | Patch
+Mark = Strokes | Patch
 
 
 def draw(marks: Sequence[Mark], size_px: int, *, fill: float = 1.0, centre: tuple[float, float] = (0.5, 0.5)) -> Rgba:
@@ -67,8 +67,8 @@ def draw(marks: Sequence[Mark], size_px: int, *, fill: float = 1.0, centre: tupl
     scale, offset = _fit(marks, side, fill, centre)
     canvas = np.zeros((side, side, 4), dtype=np.uint8)
     for mark in marks:
-        if isinstance(mark, Stroke):
-            _draw_stroke(canvas, mark, scale, offset)
+        if isinstance(mark, Strokes):
+            _draw_strokes(canvas, mark, scale, offset)
         else:
             _draw_patch(canvas, mark, scale, offset)
     return _average(canvas, size_px)
@@ -80,8 +80,8 @@ def _fit(
     """Scale and offset [subpixels] that bring the marks, with their widths, into the square inside the border."""
     lows, highs = [], []
     for mark in marks:
-        points = mark.points if isinstance(mark, Stroke) else mark.outline
-        reach = mark.widths[:, None] / 2 if isinstance(mark, Stroke) else 0.0
+        points = mark.points.reshape(-1, 2) if isinstance(mark, Strokes) else mark.outline
+        reach = mark.widths.reshape(-1, 1) / 2 if isinstance(mark, Strokes) else 0.0
         lows.append((points - reach).min(axis=0))
         highs.append((points + reach).max(axis=0))
     low, high = np.min(lows, axis=0), np.max(highs, axis=0)
@@ -91,14 +91,15 @@ def _fit(
     return scale, side * BORDER + slack * np.asarray(centre) - scale * low
 
 
-def _draw_stroke(
-    canvas: UInt8[np.ndarray, "s s 4"], stroke: Stroke, scale: float, offset: Float[np.ndarray, " 2"]
+def _draw_strokes(
+    canvas: UInt8[np.ndarray, "s s 4"], strokes: Strokes, scale: float, offset: Float[np.ndarray, " 2"]
 ) -> None:
-    corners = np.round((stroke.points * scale + offset - 0.5) * 2**SUBPIXEL_BITS).astype(int).tolist()
-    thickness = np.maximum(np.round(stroke.widths * scale), 1).astype(int).tolist()
-    colours = np.round(np.clip(stroke.colours, 0, 1) * 255).tolist()
-    for i in range(len(corners) - 1):
-        cv2.line(canvas, corners[i], corners[i + 1], (*colours[i], 255), thickness[i], cv2.LINE_8, SUBPIXEL_BITS)
+    corners = np.round((strokes.points * scale + offset - 0.5) * 2**SUBPIXEL_BITS).astype(int).tolist()
+    thickness = np.maximum(np.round(strokes.widths * scale), 1).astype(int).tolist()
+    colours = np.round(np.clip(strokes.colours, 0, 1) * 255).tolist()
+    for line, widths, shades in zip(corners, thickness, colours, strict=True):
+        for i in range(len(line) - 1):
+            cv2.line(canvas, line[i], line[i + 1], (*shades[i], 255), widths[i], cv2.LINE_8, SUBPIXEL_BITS)
 
 
 def _draw_patch(

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.random import Generator
 
-from bokehdiff.data.drawing import Mark, Patch, Rgba, Stroke, draw
+from bokehdiff.data.drawing import Mark, Patch, Rgba, Strokes, draw
 from bokehdiff.data.textures import colour_ramp, fractal_noise, grid_of, outline, palette, texture, unit_range
 
 DOWN = np.pi / 2  # heading of gravity: y points down
@@ -26,7 +26,7 @@ HAIR_COLOURS = (  # display RGB of black, brown, red, blond and grey hair
 )
 
 
-def _turned(points: Float[np.ndarray, "k 2"], angle: float) -> Float[np.ndarray, "k 2"]:
+def _turned(points: Float[np.ndarray, "*k 2"], angle: float) -> Float[np.ndarray, "*k 2"]:
     rotation = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     return points @ rotation
 
@@ -94,17 +94,16 @@ def _strand_paths(
 
 def _strands(
     rng: Generator, paths: Float[np.ndarray, "n s 2"], *, colours: Float[np.ndarray, "c 3"], width: float
-) -> Iterator[Stroke]:
+) -> Strokes:
     """Strokes for strand paths: tapering, darker at the root, each of its own shade, with a sheen on the way."""
     n, n_points = len(paths), paths.shape[1]
     t = np.linspace(0, 1, n_points)
     taper = np.sqrt(np.clip(1.04 - t, 0, 1)) * np.minimum(0.6 + 2 * t, 1)
-    shade = rng.normal(1.0, 0.16, size=n)
     sheen_at, sheen = rng.uniform(0.25, 0.6), rng.uniform(0.1, 0.6)
     glow = 0.6 + 0.35 * t + sheen * np.exp(-(((t - sheen_at) / 0.13) ** 2))
-    for i in range(n):
-        base = colours[rng.integers(len(colours))]
-        yield Stroke(paths[i], width * rng.uniform(0.5, 1.2) * taper, np.clip(np.outer(shade[i] * glow, base), 0, 1))
+    base = colours[rng.integers(len(colours), size=n)] * rng.normal(1.0, 0.16, size=(n, 1))
+    widths = width * rng.uniform(0.5, 1.2, size=(n, 1)) * taper
+    return Strokes(paths, widths, np.clip(base[:, None] * glow[:, None], 0, 1))
 
 
 def _hair_colours(rng: Generator) -> Float[np.ndarray, "c 3"]:
@@ -131,7 +130,7 @@ def hair(rng: Generator) -> list[Mark]:
     scalp = Patch(
         outline(rng, wobble=0.02) * (0.82, 1.02), np.broadcast_to(colours.mean(axis=0) * 0.45, (2, 2, 3)), roundness=0.2
     )
-    marks: list[Mark] = [scalp, *_strands(rng, paths, colours=colours, width=rng.uniform(0.009, 0.014))]
+    marks: list[Mark] = [scalp, _strands(rng, paths, colours=colours, width=rng.uniform(0.009, 0.014))]
     if rng.uniform() < 0.5:
         around = np.linspace(0, 2 * np.pi, 120, endpoint=False)
         bust = np.stack([np.cos(around), np.sin(around)], axis=1)
@@ -157,7 +156,7 @@ def fur(rng: Generator) -> list[Mark]:
         rng, roots, heading, length, gravity=rng.uniform(0.0, 1.0), curl=rng.uniform(0.0, 0.5), n_steps=8
     )
     skin = Patch(body, np.broadcast_to(colours.mean(axis=0) * 0.6, (2, 2, 3)), light=(0.0, -0.2), roundness=0.2)
-    return [skin, *_strands(rng, paths, colours=colours, width=0.014)]
+    return [skin, _strands(rng, paths, colours=colours, width=0.014)]
 
 
 def _leaflet(
@@ -178,7 +177,7 @@ def _leaflet(
     def spine(t: Any) -> Any:
         return np.stack([t, 4 * bend * t * (1 - t)], axis=-1)
 
-    def place(points: Float[np.ndarray, "k 2"]) -> Float[np.ndarray, "k 2"]:
+    def place(points: Float[np.ndarray, "*k 2"]) -> Float[np.ndarray, "*k 2"]:
         return root + _turned(points * length, angle)
 
     t = np.linspace(0, 1, 20)
@@ -188,14 +187,13 @@ def _leaflet(
     yield Patch(place(blade), tint, light=(float(rng.uniform(-0.3, 0.3)), float(rng.uniform(-0.3, 0.3))), roundness=0.1)
     mean = tint.mean(axis=(0, 1))
     rib = np.clip(mean * rng.choice([0.65, 1.4]), 0, 1)
-    for at in np.linspace(0.15, 0.8, n_veins):
-        for sign in (-1, 1):
-            tip = spine(at + 0.12) + np.array([0.0, sign * 0.8 * half_width(at + 0.12)])
-            yield Stroke(
-                place(np.stack([spine(at), tip])), np.full(2, 0.006 * length), np.tile((rib + mean) / 2, (2, 1))
-            )
+    if n_veins:
+        at = np.repeat(np.linspace(0.15, 0.8, n_veins), 2)
+        sideways = np.stack([0 * at, 0.8 * half_width(at + 0.12) * np.tile([-1, 1], n_veins)], axis=1)
+        veins = place(np.stack([spine(at), spine(at + 0.12) + sideways], axis=1))
+        yield Strokes(veins, np.full((len(at), 2), 0.006 * length), np.tile((rib + mean) / 2, (len(at), 2, 1)))
     along = np.linspace(0, 1, 7)
-    yield Stroke(place(spine(along)), np.linspace(0.022, 0.004, 7) * length, np.tile(rib, (7, 1)))
+    yield Strokes(place(spine(along))[None], np.linspace(0.022, 0.004, 7)[None] * length, np.tile(rib, (1, 7, 1)))
 
 
 def leaves(rng: Generator) -> list[Mark]:
@@ -224,7 +222,7 @@ def _sprig(rng: Generator, root: Float[np.ndarray, " 2"], surface: Float[np.ndar
     course = heading + bend * t
     stem = root + np.cumsum(np.stack([np.cos(course), np.sin(course)], axis=1), axis=0) * rng.uniform(1.2, 2.0) / len(t)
     colour = np.clip(surface.mean(axis=(0, 1)) * rng.uniform(0.5, 0.8), 0, 1)
-    yield Stroke(stem, np.linspace(0.03, 0.01, len(t)), np.tile(colour, (len(t), 1)))
+    yield Strokes(stem[None], np.linspace(0.03, 0.01, len(t))[None], np.tile(colour, (1, len(t), 1)))
     open_angle, size = rng.uniform(0.5, 1.2), rng.uniform(0.35, 0.7)
     for i in range(n):
         at = 3 * i + 2
@@ -262,12 +260,12 @@ def lattice(rng: Generator) -> list[Mark]:
 
 def _rod(
     rng: Generator, line: Float[np.ndarray, "k 2"], width: float, colour: Float[np.ndarray, " 3"]
-) -> Iterator[Stroke]:
+) -> Iterator[Strokes]:
     """A round rod: dark rim, body, a highlight along it."""
     mottle = 1 + 0.12 * np.interp(np.linspace(0, 9, len(line)), np.arange(10), rng.standard_normal(10))
     for share, gain, shift in ((1.0, 0.55, 0.0), (0.75, 1.0, -0.06), (0.28, 1.45, -0.14)):
         shades = np.clip(colour * (gain * mottle)[:, None], 0, 1)
-        yield Stroke(line + shift * width, np.full(len(line), share * width), shades)
+        yield Strokes((line + shift * width)[None], np.full((1, len(line)), share * width), shades[None])
 
 
 def _tilted(rng: Generator, marks: list[Mark]) -> list[Mark]:
@@ -275,9 +273,10 @@ def _tilted(rng: Generator, marks: list[Mark]) -> list[Mark]:
     turn, lean = rng.normal(0, 0.3), rng.uniform(-0.2, 0.2, size=2)
     tilted: list[Mark] = []
     for mark in marks:
-        if isinstance(mark, Stroke):
+        if isinstance(mark, Strokes):
             distance = 1 + mark.points @ lean
-            tilted.append(Stroke(_turned(mark.points / distance[:, None], turn), mark.widths / distance, mark.colours))
+            points = _turned(mark.points / distance[..., None], turn)
+            tilted.append(Strokes(points, mark.widths / distance, mark.colours))
     return tilted
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -13,6 +13,7 @@ from bokehdiff.data.samples import TrainBatch, TrainSample, collate
 from bokehdiff.errors import InputError
 
 
+@runtime_checkable
 class SampleSource(Protocol):
     """Anything that makes training samples by number."""
 

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from jaxtyping import Float
 from torch import Tensor
@@ -17,8 +16,6 @@ from bokehdiff.images import IMAGE_SUFFIXES, find_images, load_disparity, load_m
 from bokehdiff.optics import MASK_THRESHOLD, normalise_disparity
 
 logger = logging.getLogger(__name__)
-
-Organization = Literal["folder", "pngdepth", "EBB"]
 
 MAP_SUFFIXES = (".npy", ".npz", ".exr", ".tif", ".tiff", ".png", ".webp", ".bmp", ".jpg", ".jpeg")  # most exact first
 PNG_FIRST = (".png", *(suffix for suffix in MAP_SUFFIXES if suffix != ".png"))
@@ -73,7 +70,7 @@ def find_scenes(
     *,
     depth_dirname: str = "depth",
     mask_dirname: str = "mask",
-    organization: Organization = "folder",
+    organization: str = "folder",
 ) -> list[ScenePaths]:
     """Find photographs and what belongs to them, in natural order of their names.
 
@@ -86,7 +83,7 @@ def find_scenes(
         where: A glob, a folder of photographs, one photograph, or a folder that holds input/ (EBB: original/).
         depth_dirname: Folder of the disparity maps, beside the photographs' folder.
         mask_dirname: Folder of the masks, beside the photographs' folder.
-        organization: How files are laid out.
+        organization: How files are laid out: "folder", "pngdepth" or "EBB".
     """
     if organization not in INPUT_DIRNAMES:
         raise InputError(f"organization must be one of {', '.join(INPUT_DIRNAMES)}; got {organization!r}")
@@ -112,7 +109,7 @@ def find_scenes(
     return scenes
 
 
-def _photograph_folder(where: str | Path, organization: Organization) -> str | Path:
+def _photograph_folder(where: str | Path, organization: str) -> str | Path:
     """A folder without photographs of its own stands for the input/ in it."""
     folder = Path(where)
     if not folder.is_dir() or any(path.suffix.lower() in IMAGE_SUFFIXES for path in folder.iterdir()):
@@ -121,7 +118,7 @@ def _photograph_folder(where: str | Path, organization: Organization) -> str | P
     return next((path for path in inner if path.is_dir()), folder)
 
 
-def _disparity_candidates(root: Path, name: str, depth_dirname: str, organization: Organization) -> Iterable[Path]:
+def _disparity_candidates(root: Path, name: str, depth_dirname: str, organization: str) -> Iterable[Path]:
     if organization == "EBB":
         yield from (root / EBB_DEPTH_DIRNAME / f"{name}{suffix}" for suffix in PNG_FIRST)
     depth = root / depth_dirname

@@ -22,7 +22,7 @@ from bokehdiff.images import save_image, write_atomically
 logger = logging.getLogger(__name__)
 
 VERSION = 1  # of the pictures: raised whenever the same (seed, n) gives another one
-SMALLEST_PX = 16  # below it the supersampled shapes are no shapes any more
+SMALLEST_SYNTHETIC_PX = 16  # below it the supersampled shapes are no shapes any more
 MANIFEST = "synthetic.json"
 FOREGROUND_KINDS = ("hair", "leaves", "lattice", "hair", "solids", "fur", "veil", "leaves")
 BACKGROUND_KINDS: dict[str, Callable[[np.random.Generator, int], Rgb]] = {
@@ -74,8 +74,8 @@ def synthetic_background(seed: int, n: int, *, size_px: int, photographs: bool =
 
 
 def _check_size(size_px: int) -> None:
-    if size_px < SMALLEST_PX:
-        raise InputError(f"size_px must be at least {SMALLEST_PX}; got {size_px}")
+    if size_px < SMALLEST_SYNTHETIC_PX:
+        raise InputError(f"size_px must be at least {SMALLEST_SYNTHETIC_PX}; got {size_px}")
 
 
 def write_training_set(

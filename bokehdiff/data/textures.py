@@ -106,7 +106,11 @@ def grid_of(size_hw: tuple[int, int]) -> tuple[Field, Field]:
 
 def _grain(rng: Generator, size: int) -> Field:
     noise = fractal_noise(
-        rng, (size, size), slope=rng.uniform(0.6, 1.5), stretch=rng.choice([1, 1, 4, 12]), angle=rng.uniform(0, np.pi)
+        rng,
+        (size, size),
+        slope=rng.uniform(0.6, 1.5),
+        stretch=float(rng.choice([1, 1, 4, 12])),
+        angle=rng.uniform(0, np.pi),
     )
     return unit_range(noise)
 
@@ -162,30 +166,39 @@ def texture(rng: Generator, *, size_px: int = TEXTURE_PX, colours: Float[np.ndar
     return np.clip(colour_ramp(pattern.astype(np.float32), ramp) * relief, 0, 1)
 
 
-def outline(rng: Generator, *, wobble: float, n_points: int = POLYGON_POINTS) -> Float[np.ndarray, "k 2"]:
-    """A closed smooth outline about the origin, of mean radius 1.
+def outlines(
+    rng: Generator, wobble: Float[np.ndarray, " n"], *, n_points: int = POLYGON_POINTS
+) -> Float[np.ndarray, "n k 2"]:
+    """Closed smooth outlines about the origin, of mean radius 1.
 
     Args:
         rng: Source of chance.
-        wobble: Deviation of the radius [1]; 0 is a circle.
+        wobble: Deviation of each one's radius [1]; 0 is a circle.
         n_points: Corners.
     """
     angle = np.linspace(0, 2 * np.pi, n_points, endpoint=False)
-    order = np.arange(1, 8)
-    amplitude = wobble * rng.standard_normal(7) / order
-    radius = np.exp((amplitude[:, None] * np.cos(order[:, None] * angle + rng.uniform(0, 2 * np.pi, (7, 1)))).sum(0))
-    return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
+    order = np.arange(1, 8)[:, None]
+    amplitude = wobble[:, None, None] * rng.standard_normal((len(wobble), 7, 1)) / order
+    phase = rng.uniform(0, 2 * np.pi, (len(wobble), 7, 1))
+    radius = np.exp((amplitude * np.cos(order * angle + phase)).sum(axis=1))
+    return radius[..., None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
 
 
-def _leaf_outline(rng: Generator) -> Float[np.ndarray, "k 2"]:
-    """A leaf of a dead-leaves image: disc, ellipse, box or wobbly shape, turned anyhow."""
-    form = rng.integers(4)
-    if form == 0:
-        points = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * np.array([1, rng.uniform(0.3, 1)]) * 0.9
-    else:
-        points = outline(rng, wobble=(0.0, 0.0, 0.12, 0.3)[form]) * np.array([1, rng.uniform(0.45, 1)])
-    turn = rng.uniform(0, 2 * np.pi)
-    return points @ np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
+def outline(rng: Generator, *, wobble: float, n_points: int = POLYGON_POINTS) -> Float[np.ndarray, "k 2"]:
+    """One closed smooth outline; see `outlines`."""
+    return outlines(rng, np.array([wobble]), n_points=n_points)[0]
+
+
+def _leaf_outlines(rng: Generator, n: int) -> Float[np.ndarray, "n k 2"]:
+    """Leaves of a dead-leaves image: discs, ellipses, boxes and wobbly shapes, turned anyhow."""
+    form = rng.integers(4, size=n)
+    points = outlines(rng, np.array([0.0, 0.0, 0.12, 0.3])[form])
+    boxes = form == 0
+    points[boxes] *= 0.9 / np.abs(points[boxes]).max(axis=2, keepdims=True)
+    points[..., 1] *= rng.uniform(0.35, 1.0, size=(n, 1))
+    turn = rng.uniform(0, 2 * np.pi, size=n)
+    rotation = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
+    return np.einsum("nki,ijn->nkj", points, rotation)
 
 
 def dead_leaves(rng: Generator, size_px: int) -> Rgb:
@@ -205,9 +218,9 @@ def dead_leaves(rng: Generator, size_px: int) -> Rgb:
     radius = smallest / np.sqrt(1 - rng.uniform(0, 1, n_leaves) * (1 - (smallest / largest) ** 2))
     centre = rng.uniform(-0.1 * size, 1.1 * size, size=(n_leaves, 2))
     labels = np.zeros((size, size), dtype=np.int32)
-    for i in range(n_leaves):
-        corners = centre[i] + radius[i] * _leaf_outline(rng)
-        cv2.fillPoly(labels, [np.round(corners * 256).astype(np.int32)], color=i + 1, shift=8)
+    corners = centre[:, None] + radius[:, None, None] * _leaf_outlines(rng, n_leaves)
+    for i, polygon in enumerate(np.round(corners * 256).astype(np.int32)):
+        cv2.fillPoly(labels, [polygon], color=i + 1, shift=8)
     leaves = _paint_leaves(rng, labels, np.vstack([[[size / 2, size / 2]], centre]), np.concatenate([[size], radius]))
     return cv2.resize(leaves, (size_px, size_px), interpolation=cv2.INTER_AREA)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from bokehdiff.errors import InputError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Padded:
     """An image that was padded to the right and at the bottom, and the size it had.
 

@@ -303,14 +303,27 @@ def test_unusual_16_bit_tiffs_are_read_rightly_or_refused(tmp_path, caplog):
         tifffile.imwrite(tmp_path / name, pixels[..., 0].astype(kind))
         with pytest.raises(InputError, match=f"{name}: holds 32-bit or signed integers"):
             images.load_disparity(tmp_path / name)
+    tifffile.imwrite(tmp_path / "la.tif", pixels[..., :2], photometric="minisblack", extrasamples=["unassalpha"])
+    with pytest.raises(InputError, match=r"la\.tif: this kind of TIFF \(uint8\) is not supported"):
+        images.load_photo(tmp_path / "la.tif")
 
 
-def test_several_pictures_in_one_file(tmp_path, caplog):
-    first, second = (Image.new("RGB", (3, 2), colour) for colour in ("red", "blue"))
-    first.save(tmp_path / "a.tif", save_all=True, append_images=[second])
+def test_a_deep_file_that_opencv_reads_with_8_bits_is_refused(tmp_path, monkeypatch):
+    images.save_image(tmp_path / "a.png", torch.rand(1, 3, 4, 5), bit_depth=16)
+    monkeypatch.setattr(cv2, "imdecode", lambda data, flags: np.zeros((4, 5, 3), np.uint8))
+    with pytest.raises(InputError, match=r"a\.png: this kind of 16-bit file is not supported"):
+        images.load_photo(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "MPO", "GIF", "PNG", "WEBP"])
+def test_several_pictures_in_one_file(tmp_path, caplog, kind):
+    """Telephones write two JPEGs into one file (MPO), with the name of one."""
+    first, second = (Image.new("RGB", (16, 8), colour) for colour in ("red", "blue"))
+    path = tmp_path / ("a.jpg" if kind == "MPO" else f"a.{kind.lower()}")
+    first.save(path, format=kind, save_all=True, append_images=[second])
     with caplog.at_level(logging.INFO):
-        photo = images.load_photo(tmp_path / "a.tif")
-    assert_close(photo.image_srgb[0, :, 0, 0], torch.tensor([1.0, 0.0, 0.0]))
+        photo = images.load_photo(path)
+    torch.testing.assert_close(photo.image_srgb[0, :, 0, 0], torch.tensor([1.0, 0.0, 0.0]), atol=0.02, rtol=0)
     assert "holds 2 pictures; the first is used" in caplog.text
 
 
@@ -417,6 +430,8 @@ def test_huge_pictures_are_refused_unless_the_limit_is_raised(tmp_path, monkeypa
             with pytest.raises(InputError, match=rf"{name}: has 60 x 50 pixels, more than the limit of {limit}"):
                 images.load_photo(tmp_path / name)
             assert images.load_photo(tmp_path / name, max_pixels=3000).size_hw == (50, 60)
+            for load in (images.load_disparity, images.load_mask, images.load_rgba):
+                assert load(tmp_path / name, max_pixels=3000).shape[-2:] == (50, 60)
     assert Image.MAX_IMAGE_PIXELS == 1000
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     assert images.load_photo(tmp_path / "a.png").size_hw == (50, 60)

@@ -131,6 +131,8 @@ def test_disparity_is_written_and_read(tmp_path, size_hw):
     disparity = torch.rand(1, *size_hw)
     images.save_disparity(tmp_path / "a.npy", disparity * 9 - 4)
     assert torch.equal(images.load_disparity(tmp_path / "a.npy"), disparity * 9 - 4)
+    images.save_disparity(tmp_path / "b.NPY", disparity)
+    assert torch.equal(images.load_disparity(tmp_path / "b.NPY"), disparity)
     assert np.load(tmp_path / "a.npy").shape == size_hw
     assert np.load(tmp_path / "a.npy").dtype == np.float32
     images.save_disparity(tmp_path / "a.png", disparity)
@@ -199,6 +201,11 @@ def test_new_files_have_the_rights_that_files_have(tmp_path):
     finally:
         os.umask(previous)
     assert stat.S_IMODE((tmp_path / "a.png").stat().st_mode) == 0o644
+
+
+def test_long_names_leave_room_for_the_temporary_one(tmp_path):
+    images.save_image(tmp_path / f"{'x' * 250}.png", torch.rand(1, 3, 2, 2))
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_link_is_followed(tmp_path):

@@ -33,7 +33,7 @@ HEIF_SUFFIXES = frozenset({".heic", ".heif"})
 PHOTOMETRIC = TiffImagePlugin.PHOTOMETRIC_INTERPRETATION
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Decoded:
     """A file's pixels, upright.
 

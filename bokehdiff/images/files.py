@@ -29,7 +29,7 @@ def write_atomically(path: str | Path) -> Iterator[Path]:
 
     When the block fails, an older file at `path` stays as it is and nothing is left lying about. The bytes are on the
     disk before the name changes. The temporary name begins with a dot and keeps the suffix, so that writers which
-    look at suffixes work.
+    look at suffixes work. An OSError in the block (disk full, no rights) becomes an InputError that names `path`.
 
     Args:
         path: File to write; its folder must exist. A link is followed.
@@ -41,7 +41,7 @@ def write_atomically(path: str | Path) -> Iterator[Path]:
         raise InputError(f"{path}: is a folder; expected the name of a file to write")
     if not target.parent.is_dir():
         raise InputError(f"{path}: cannot be written, its folder {target.parent} does not exist; make it first")
-    temporary = target.with_name(f".{target.stem}.{secrets.token_hex(4)}{target.suffix}")
+    temporary = target.with_name(f".{target.stem[:40]}.{secrets.token_hex(4)}{target.suffix}")
     try:
         yield temporary
         _flush(temporary)

@@ -27,7 +27,7 @@ ARRAY_SUFFIXES = frozenset({".npy", ".npz"})
 GREY_TOLERANCE = 4.0 / 255.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Photo:
     """A photograph, upright and in sRGB.
 
@@ -108,13 +108,14 @@ def _split_alpha(values: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     return colour, (alpha if bool((alpha < 1.0).any()) else None)
 
 
-def load_rgba(path: str | Path) -> Float[Tensor, "1 4 h w"]:
+def load_rgba(path: str | Path, *, max_pixels: int | None = None) -> Float[Tensor, "1 4 h w"]:
     """Read a foreground: display RGB with straight alpha; opaque everywhere where the file has no transparency.
 
     Args:
         path: Image file; see `load_photo`.
+        max_pixels: As in `load_photo`.
     """
-    photo = load_photo(path)
+    photo = load_photo(path, max_pixels=max_pixels)
     alpha = photo.alpha
     if alpha is None:
         logger.info("%s: has no transparency and counts as opaque everywhere", path)
@@ -122,7 +123,9 @@ def load_rgba(path: str | Path) -> Float[Tensor, "1 4 h w"]:
     return torch.cat([photo.image_srgb, alpha[:, None].clamp(0.0, 1.0)], dim=1)
 
 
-def load_disparity(path: str | Path, *, invert: bool = False, key: str | None = None) -> Float[Tensor, "1 h w"]:
+def load_disparity(
+    path: str | Path, *, invert: bool = False, key: str | None = None, max_pixels: int | None = None
+) -> Float[Tensor, "1 h w"]:
     """Read a disparity map as it is stored: nothing is normalised or resized.
 
     Concretely, 8-bit values are divided by 255, 16-bit values by 65535, floats stay; `invert` then gives
@@ -132,9 +135,10 @@ def load_disparity(path: str | Path, *, invert: bool = False, key: str | None = 
         path: Grey image, .npy, or .npz.
         invert: The file has near dark (0): turn it round. Needs values in [0, 1].
         key: Name of the array in a .npz; None if it holds one only.
+        max_pixels: As in `load_photo`, for images.
     """
     path = Path(path)
-    disparity = _load_map(path, key, what="disparity")
+    disparity = _load_map(path, key, what="disparity", max_pixels=max_pixels)
     if not invert:
         return _tensor(disparity)[None]
     if disparity.min() < 0.0 or disparity.max() > 1.0:
@@ -145,28 +149,29 @@ def load_disparity(path: str | Path, *, invert: bool = False, key: str | None = 
     return _tensor(1.0 - disparity)[None]
 
 
-def load_mask(path: str | Path, *, key: str | None = None) -> Float[Tensor, "1 h w"]:
+def load_mask(path: str | Path, *, key: str | None = None, max_pixels: int | None = None) -> Float[Tensor, "1 h w"]:
     """Read a mask in [0, 1], 1 on the subject; of a cut-out with transparency its alpha.
 
     Args:
         path: Grey image, cut-out, .npy, or .npz.
         key: Name of the array in a .npz; None if it holds one only.
+        max_pixels: As in `load_photo`, for images.
     """
     path = Path(path)
-    mask = _load_map(path, key, what="mask")
+    mask = _load_map(path, key, what="mask", max_pixels=max_pixels)
     if mask.min() < 0.0 or mask.max() > 1.0:
         raise InputError(f"{path}: a mask must lie in [0, 1]; got {mask.min():g} to {mask.max():g}")
     return _tensor(mask)[None]
 
 
-def _load_map(path: Path, key: str | None, *, what: str) -> np.ndarray:
+def _load_map(path: Path, key: str | None, *, what: str, max_pixels: int | None) -> np.ndarray:
     """One finite float32 number per pixel, [h w]."""
     if path.suffix.lower() in ARRAY_SUFFIXES:
         values = _load_array(path, key)
     elif key is not None:
         raise InputError(f"{path}: key {key!r} names an array in a .npz file, and this is none")
     else:
-        stored = decode(path, managed=False).values
+        stored = decode(path, managed=False, max_pixels=max_pixels).values
         _require_finite(path, stored)
         values = _single_channel(path, stored, what=what)
     _require_finite(path, values)

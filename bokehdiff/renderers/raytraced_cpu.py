@@ -10,6 +10,8 @@ from torch import Tensor
 
 from bokehdiff.renderers.layers import LayerStack, composite_by_disparity
 
+STRIP_VALUES = 2**18  # one megabyte per buffer: a few of them fit into a processor's cache
+
 
 def trace_cpu(
     stack: LayerStack, walk_planes_px: Float[Tensor, "n b l 3"], points: Float[Tensor, "n 2"]
@@ -38,17 +40,46 @@ def _trace_image(
     walks: Float[Tensor, "n l 3"],
     points: Float[Tensor, "n 2"],
 ) -> Float[Tensor, "4 h w"]:
-    layers = [np.ascontiguousarray(layer.permute(1, 2, 0).numpy()) for layer in rgba]
-    height, width = layers[0].shape[:2]
-    total = torch.zeros(height, width, 4)
+    layers = np.ascontiguousarray(rgba.permute(0, 2, 3, 1).numpy())
+    height, width = layers.shape[1:3]
     coefficients = planes.double().numpy()
-    for walk, point in zip(walks.double().numpy(), points.double().numpy(), strict=True):
-        maps = [_pixel_to_layer(layer_walk, point) for layer_walk in walk]
-        seen = [_warp(layer, to_layer) for layer, to_layer in zip(layers, maps, strict=True)]
-        met = [_disparity_on_ray(plane, to_layer) for plane, to_layer in zip(coefficients, maps, strict=True)]
-        order = _fixed_order(met, (height, width))
-        total += _sorted_composite(seen, met) if order is None else _stacked([seen[i] for i in order])
-    return (total / len(points)).permute(2, 0, 1)
+    # Per lens point and layer, the affine map from pixel to layer.
+    maps = np.stack(
+        [
+            [_pixel_to_layer(layer_walk, point) for layer_walk in walk]
+            for walk, point in zip(walks.double().numpy(), points.double().numpy(), strict=True)
+        ]
+    )
+    n_rows = max(1, STRIP_VALUES // (width * layers.shape[3]))
+    strips = [
+        _trace_strip(layers, coefficients, maps, rows=(top, min(top + n_rows, height)))
+        for top in range(0, height, n_rows)
+    ]
+    return torch.from_numpy(np.concatenate(strips)).permute(2, 0, 1)
+
+
+def _trace_strip(layers: np.ndarray, planes: np.ndarray, maps: np.ndarray, *, rows: tuple[int, int]) -> np.ndarray:
+    """Some rows of the picture, small enough that all that is written stays in the processor's cache."""
+    shape = (rows[1] - rows[0], *layers.shape[2:])
+    total = np.zeros(shape, np.float32)
+    seen = np.empty((len(layers), *shape), np.float32)
+    passing, passing_rgba = np.empty(shape[:2], np.float32), np.empty(shape, np.float32)
+    for to_layers in maps:
+        for layer, to_layer, into in zip(layers, to_layers, seen, strict=True):
+            _warp(layer, to_layer, rows[0], into)
+        met = [_disparity_on_ray(plane, to_layer) for plane, to_layer in zip(planes, to_layers, strict=True)]
+        order = _fixed_order(met, rows, shape[1])
+        if order is None:
+            cv2.add(total, _sorted_composite(seen, met, rows), dst=total)
+            continue
+        result = seen[order[-1]]
+        for i in order[-2::-1]:
+            np.subtract(1.0, seen[i, ..., 3], out=passing)
+            cv2.merge([passing] * shape[2], dst=passing_rgba)
+            cv2.multiply(result, passing_rgba, dst=result)
+            cv2.add(result, seen[i], dst=result)
+        cv2.add(total, result, dst=total)
+    return total / np.float32(len(maps))
 
 
 def _pixel_to_layer(walk: np.ndarray, point: np.ndarray) -> np.ndarray:
@@ -56,13 +87,13 @@ def _pixel_to_layer(walk: np.ndarray, point: np.ndarray) -> np.ndarray:
     return np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]) + np.outer(point, [walk[1], walk[2], walk[0]])
 
 
-def _warp(layer: np.ndarray, to_layer: np.ndarray) -> Tensor:
-    # OpenCV counts from the centre of the first pixel, we count from its corner.
+def _warp(layer: np.ndarray, to_layer: np.ndarray, first_row: int, into: np.ndarray) -> None:
+    # OpenCV counts from the centre of the first pixel of the strip, we count from the image's corner.
     shifted = to_layer.copy()
-    shifted[:, 2] += 0.5 * (to_layer[:, 0] + to_layer[:, 1]) - 0.5
-    size_wh = (layer.shape[1], layer.shape[0])
+    shifted[:, 2] += 0.5 * to_layer[:, 0] + (first_row + 0.5) * to_layer[:, 1] - 0.5
+    size_wh = (into.shape[1], into.shape[0])
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    return torch.from_numpy(cv2.warpAffine(layer, shifted, size_wh, flags=flags, borderMode=cv2.BORDER_REPLICATE))
+    cv2.warpAffine(layer, shifted, size_wh, dst=into, flags=flags, borderMode=cv2.BORDER_REPLICATE)
 
 
 def _disparity_on_ray(plane: np.ndarray, to_layer: np.ndarray) -> np.ndarray:
@@ -71,32 +102,23 @@ def _disparity_on_ray(plane: np.ndarray, to_layer: np.ndarray) -> np.ndarray:
     return np.array([plane[0] + constant, across, down])
 
 
-def _fixed_order(met: list[np.ndarray], size_hw: tuple[int, int]) -> list[int] | None:
-    """The order, near first, that holds on every ray; None where layers cross inside the image.
+def _fixed_order(met: list[np.ndarray], rows: tuple[int, int], width: int) -> list[int] | None:
+    """The order, near first, that holds on every ray of the strip; None where layers cross inside it.
 
     Two affine functions that are ordered at the four corners are ordered everywhere between.
     """
-    height, width = size_hw
-    corners = np.array([[1.0, x, y] for x in (0.0, width) for y in (0.0, height)])
+    corners = np.array([[1.0, x, y] for x in (0.0, width) for y in rows])
     at_corners = corners @ np.stack(met, axis=1)
     order = np.argsort(-at_corners[0], kind="stable")
     falling = np.diff(at_corners[:, order], axis=1)
-    # Layers that touch at a corner are ordered by the others; ties everywhere keep the list's order.
+    # Equal disparities keep the list's order; the other way round they must differ everywhere.
     listed = np.diff(order) > 0
     holds = np.where(listed, falling <= 0, falling < 0).all()
     return order.tolist() if holds else None
 
 
-def _stacked(near_first: list[Tensor]) -> Tensor:
-    result = near_first[-1]
-    for layer in near_first[-2::-1]:
-        result = torch.addcmul(layer, 1.0 - layer[..., 3:], result)
-    return result
-
-
-def _sorted_composite(seen: list[Tensor], met: list[np.ndarray]) -> Tensor:
-    rgba = torch.stack(seen).permute(0, 3, 1, 2)
-    height, width = rgba.shape[-2:]
-    x, y = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
-    disparity = np.stack([c0 + cx * x + cy * y for c0, cx, cy in met])
-    return composite_by_disparity(rgba[None], torch.from_numpy(disparity)[None])[0].permute(1, 2, 0)
+def _sorted_composite(seen: np.ndarray, met: list[np.ndarray], rows: tuple[int, int]) -> np.ndarray:
+    x, y = np.meshgrid(np.arange(seen.shape[2]) + 0.5, np.arange(*rows) + 0.5)
+    disparity = torch.from_numpy(np.stack([c0 + cx * x + cy * y for c0, cx, cy in met]))
+    rgba = torch.from_numpy(seen).permute(0, 3, 1, 2)
+    return composite_by_disparity(rgba[None], disparity[None])[0].permute(1, 2, 0).contiguous().numpy()

@@ -21,6 +21,7 @@ LORA_FILE = "pytorch_lora_weights.safetensors"
 VAE_FILE = "vae_encoder.safetensors"
 RELEASED_VAE_FILE = "vae.ckpt"
 NAMES_SHOWN = 3  # of tensors, in a message
+MATRIX_NDIMS = (2, 4)  # of a linear layer's LoRA, of a convolution's
 
 # What other writers put where PEFT writes `layer.lora_A.weight`. Applied in this order.
 SPELLINGS = (
@@ -84,7 +85,7 @@ def read_adapter(source: str | Path, *, variant: str | None, revision: str | Non
         layers=_layers(lora, lora_file),
         rank=rank,
         alpha=_alpha(header, alphas, rank, lora_file),
-        metadata=json.loads(header.get("bokehdiff", "{}")),
+        metadata=_told(header, "bokehdiff", lora_file),
         paths=(lora_file, vae_file) if vae_file else (lora_file,),
     )
 
@@ -170,16 +171,29 @@ def _layers(lora: Mapping[str, Tensor], file: Path) -> tuple[str, ...]:
 
 def _rank(lora: Mapping[str, Tensor], file: Path) -> int:
     """The rank: rows of every A, columns of every B."""
+    flat = {name for name, tensor in lora.items() if tensor.ndim not in MATRIX_NDIMS}
+    if flat:
+        raise InputError(f"{file} holds tensors that are no matrices or kernels: {some_names(flat)}")
     ranks = {tensor.shape[0 if ".lora_A." in name else 1] for name, tensor in lora.items()}
     if len(ranks) > 1:
         raise InputError(f"{file} must have one rank for all layers; got ranks {', '.join(map(str, sorted(ranks)))}")
     return ranks.pop()
 
 
+def _told(header: Mapping[str, str], key: str, file: Path) -> dict[str, Any]:
+    """An entry of a file's header, which holds JSON; empty where there is none."""
+    try:
+        entry = json.loads(header.get(key, "{}"))
+    except json.JSONDecodeError:
+        entry = None
+    if not isinstance(entry, dict):
+        raise InputError(f"{file}: {key} in its header must be a JSON object; got {header[key][:40]!r}")
+    return entry
+
+
 def _alpha(header: Mapping[str, str], alphas: Mapping[str, Tensor], rank: int, file: Path) -> float:
     told = {float(tensor) for tensor in alphas.values()}
-    config = json.loads(header.get("lora_adapter_metadata", "{}"))
-    for key, value in config.items():
+    for key, value in _told(header, "lora_adapter_metadata", file).items():
         if key.endswith("lora_alpha"):
             told.add(float(value))
         if key.endswith("alpha_pattern"):

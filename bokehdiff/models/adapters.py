@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from bokehdiff.errors import InputError
@@ -148,7 +148,7 @@ def save_adapter(
         metadata: What the adapter should say of itself, as JSON values.
 
     Raises:
-        InputError: If the UNet has no LoRA.
+        InputError: If the UNet has no LoRA, or the folder cannot be made.
     """
     parts = trainable_parts(unet, vae)
     if not parts.lora:
@@ -157,11 +157,15 @@ def save_adapter(
     encoder = {name: _stored(value) for name, value in parts.vae.items()}
     header = {"format": "pt", "pair": _mark(lora | encoder), "bokehdiff": json.dumps(dict(metadata or {}))}
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make the folder {folder}: {error.strerror}; choose another") from None
+    # Bytes rather than safetensors' own file writing, whose files nobody else may read.
     with write_atomically(folder / VAE_FILE) as partial:
-        save_file(encoder, partial, metadata=header)
+        partial.write_bytes(save(encoder, metadata=header))
     with write_atomically(folder / LORA_FILE) as partial:
-        save_file(lora, partial, metadata=header | {"lora_adapter_metadata": _lora_metadata(unet)})
+        partial.write_bytes(save(lora, metadata=header | {"lora_adapter_metadata": _lora_metadata(unet)}))
     return folder
 
 

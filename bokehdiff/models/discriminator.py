@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import pickle
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ logger = logging.getLogger(__name__)
 HEAD_WIDTH = 256
 LEAK = 0.2
 TIMM_FILE = "model.safetensors"
+REASON_LENGTH = 200  # of a list of layers that do not fit, in a message of one line
 
 
 @dataclass(frozen=True)
@@ -185,19 +187,13 @@ def _cached_file(chosen: Backbone) -> Path:
 def _network(chosen: Backbone, state: dict[str, Tensor] | None) -> Any:
     import timm
 
-    # timm takes the weights as an overlay of its own record of where they are: it then looks for no file, and does the
-    # renaming that older files of an architecture need.
-    overlay = None if state is None else {"state_dict": state, "custom_load": False}
+    create = partial(timm.create_model, chosen.name, num_classes=0, **dict(chosen.options))
+    if state is None:
+        return create(pretrained=False)
     try:
-        return timm.create_model(
-            chosen.name,
-            pretrained=state is not None,
-            pretrained_cfg_overlay=overlay,
-            num_classes=0,
-            **dict(chosen.options),
-        )
+        # timm takes the weights as an overlay of its own record of where they are: it then looks for no file, and does
+        # the renaming that older files of an architecture need.
+        return create(pretrained=True, pretrained_cfg_overlay={"state_dict": state, "custom_load": False})
     except (RuntimeError, KeyError) as error:
-        if state is None:
-            raise
-        reason = " ".join(str(error).split())[:200]
+        reason = " ".join(str(error).split())[:REASON_LENGTH]
         raise InputError(f"the weight file is not one of {chosen.name}: {reason}") from error

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from bokehdiff.errors import InputError, MissingWeightsError
@@ -175,7 +175,13 @@ def _read(file: Path) -> PromptEmbedding | None:
 
 
 def _write(file: Path, embedding: PromptEmbedding, prompt: str) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with write_atomically(file) as partial:
-        save_file({"tokens": embedding.tokens, "pooled": embedding.pooled}, partial, metadata={"prompt": prompt})
+    tensors = {"tokens": embedding.tokens, "pooled": embedding.pooled}
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with write_atomically(file) as partial:
+            partial.write_bytes(save(tensors, metadata={"prompt": prompt}))
+    except (OSError, InputError) as error:
+        # It is there all the same; only the next run will encode it again.
+        logger.warning("The encoded prompt could not be stored (%s): set %s to another folder", error, CACHE_VARIABLE)
+        return
     logger.info("Stored the encoded prompt in %s", file)

@@ -67,7 +67,7 @@ def write_tiny_sdxl(folder: str | Path, *, seed: int = 0) -> Path:
     try:
         _write_parts(partial, seed)
         (partial / MARKER_FILE).write_text(json.dumps(mark, indent=2) + "\n", encoding="utf-8")
-        partial.chmod(0o755)  # mkdtemp's own is for one user's eyes only
+        _share_like_others(partial)
         _put_in_place(partial, folder, mark)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -103,6 +103,13 @@ def _is_written(folder: Path, mark: dict[str, Any]) -> bool:
         f"{folder} already holds something other than the tiny SDXL of seed {mark['seed']}: "
         "remove it, or choose another folder"
     )
+
+
+def _share_like_others(partial: Path) -> None:
+    """Temporary folders and safetensors files are made for one user's eyes; ours are like any other."""
+    shutil.copymode(partial / "unet", partial)
+    for file in partial.rglob("*.safetensors"):
+        shutil.copymode(partial / MARKER_FILE, file)
 
 
 def _put_in_place(partial: Path, folder: Path, mark: dict[str, Any]) -> None:

@@ -224,8 +224,9 @@ def test_alpha_may_stand_beside_each_layer(folder, networks):
         (lambda lora: lora | twice(lora), "twice, under two spellings"),
         (lambda lora: lora | {"a.alpha": torch.tensor(1.0), "b.alpha": torch.tensor(2.0)}, "one alpha for all .* 1, 2"),
         (lambda lora: {}, "holds no LoRA tensors"),
+        (lambda lora: {name: tensor.flatten() for name, tensor in lora.items()}, "no matrices or kernels"),
     ],
-    ids=["text encoder", "leftover", "half", "layers", "shape", "ranks", "twice", "alphas", "empty"],
+    ids=["text encoder", "leftover", "half", "layers", "shape", "ranks", "twice", "alphas", "empty", "flat"],
 )
 def test_a_lora_that_does_not_fit_is_refused_and_changes_nothing(folder, bare, change, message):
     (folder / VAE).unlink()
@@ -291,12 +292,33 @@ def test_a_unet_without_a_lora_is_not_saved(bare, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_that_cannot_be_made_is_named(trained, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot make the folder .*file"):
+        save_adapter(tmp_path / "file", trained.unet, trained.vae)
+
+
+def test_files_may_be_read_by_whom_other_files_may(folder, tiny_base, tmp_path):
+    (tmp_path / "ordinary").touch()
+    ordinary = (tmp_path / "ordinary").stat().st_mode
+    assert {file.stat().st_mode for file in folder.iterdir()} == {ordinary}
+    assert {file.stat().st_mode for file in tiny_base.rglob("*") if file.is_file()} == {ordinary}
+
+
 def test_a_missing_adapter_is_told_with_what_is_there(bare, tmp_path):
     (tmp_path / "notes.txt").touch()
     with pytest.raises(MissingWeightsError, match=rf"no adapter at .*small/{LORA}; .* holds notes.txt"):
         load_adapter(tmp_path, bare.unet, bare.vae, variant="small")
     with pytest.raises(MissingWeightsError, match="nobody/adapter is neither a folder here"):
         load_adapter("nobody/adapter", bare.unet, bare.vae)
+
+
+@pytest.mark.parametrize("key", ["bokehdiff", "lora_adapter_metadata"])
+def test_a_header_that_is_not_json_is_named(bare, folder, key):
+    (folder / VAE).unlink()
+    rewrite(folder / LORA, lambda lora: lora, metadata={key: "[alpha"})
+    with pytest.raises(InputError, match=rf"{key} in its header must be a JSON object; got '\[alpha'"):
+        load_adapter(folder, bare.unet, bare.vae)
 
 
 def test_damaged_files_are_named(bare, folder):

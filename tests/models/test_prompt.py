@@ -53,6 +53,13 @@ def test_a_damaged_store_is_made_anew(tiny_base, tmp_path, caplog):
     assert "is damaged: encoding the prompt anew" in caplog.text
 
 
+def test_an_embedding_that_cannot_be_stored_is_still_given(tiny_base, tmp_path, caplog, prompt):
+    (tmp_path / "file").touch()
+    embedding = prompt_embedding(tiny_base, cache_dir=tmp_path / "file")
+    assert torch.equal(embedding.tokens, prompt.tokens)
+    assert "could not be stored" in caplog.text
+
+
 def test_a_prompt_that_is_too_long_is_refused(tiny_base, tmp_path):
     with pytest.raises(InputError, match="at most 77 tokens; got 92 in 'photo photo"):
         prompt_embedding(tiny_base, prompt="photo " * 90, cache_dir=tmp_path)

@@ -56,6 +56,16 @@ def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_rename_that_fails_is_not_hidden(tmp_path, monkeypatch):
+    def refuse(self, target):
+        raise PermissionError("not allowed")
+
+    monkeypatch.setattr(type(tmp_path), "replace", refuse)
+    with pytest.raises(PermissionError, match="not allowed"):
+        write_tiny_sdxl(tmp_path / "tiny")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_another_process_may_be_faster(tmp_path, monkeypatch):
     """The folder appears between the look and the rename; what is there is as good if it is the same."""
     write_parts = tiny._write_parts

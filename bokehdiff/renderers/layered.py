@@ -167,7 +167,8 @@ def split_by_matte(
     surely_rest = share < 1.0 - SURE_SUBJECT
     edge, distance = nearest_marked(surely_rest)
     rest_px = _taken(coc_px, edge)
-    behind = _taken(image_linear, _mirrored(torch.where(surely_rest, coc_px, torch.inf), edge, distance))
+    mirrored = _taken(image_linear, _mirrored(torch.where(surely_rest, coc_px, torch.inf), edge, distance))
+    behind = _smoothed(mirrored, torch.ones_like(share))
     subject_light = (image_linear - (1.0 - share)[:, None] * behind).clamp_min(0.0).minimum(image_linear)
     subject_light = torch.where(share[:, None] > 0, subject_light, 0.0)
     hidden = share * opacity(subject_px, rest_px)

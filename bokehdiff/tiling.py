@@ -81,6 +81,10 @@ class Window:
         """
         return image[..., self.top : self.top + self.height, self.left : self.left + self.width]
 
+    def scaled(self, factor: int) -> Window:
+        """The same part of an image that is `factor` times as large."""
+        return Window(self.top * factor, self.left * factor, self.height * factor, self.width * factor)
+
 
 def tile_windows(size_hw: tuple[int, int], tile_px: int, overlap_px: int) -> tuple[Window, ...]:
     """Windows of one size that cover an image, row by row, evenly spread, the last ending at the border.
@@ -121,7 +125,25 @@ def map_tiles(
     tile_px: int,
     overlap_px: int,
 ) -> Float[Tensor, "b c2 h w"]:
-    """Apply a function tile by tile and blend what it gives.
+    """Apply a function tile by tile and blend what it gives; see `map_windows`.
+
+    Args:
+        function: Takes [b c th tw], gives [b c2 th tw] for any c2.
+        image: Any image.
+        tile_px: Side of a tile [px].
+        overlap_px: What neighbouring tiles share at least [px].
+    """
+    return map_windows(lambda tile, _: function(tile), image, tile_px=tile_px, overlap_px=overlap_px)
+
+
+def map_windows(
+    function: Callable[[Tensor, Window], Tensor],
+    image: Float[Tensor, "b c h w"],
+    *,
+    tile_px: int,
+    overlap_px: int,
+) -> Float[Tensor, "b c2 h w"]:
+    """Apply a function that also knows where its tile lies, and blend what it gives.
 
     Concretely, out[b, c, y, x] = sum_i w_i(y, x) f_i[b, c, y, x] / sum_i w_i(y, x) over the windows i of
     `tile_windows`. w_i is a raised cosine in each overlap: 0 over the outermost quarter of `overlap_px` at a cut edge,
@@ -132,8 +154,8 @@ def map_tiles(
     weight so far. Where all tiles agree each step is zero, so that the identity comes back bit for bit in any dtype.
 
     Args:
-        function: Takes [b c th tw], gives [b c2 th tw] for any c2. Tiles have one size throughout: tile_px, or the
-            image's side where that is smaller.
+        function: Takes [b c th tw] and its window, gives [b c2 th tw] for any c2. Tiles have one size throughout:
+            tile_px, or the image's side where that is smaller.
         image: Any image.
         tile_px: Side of a tile [px].
         overlap_px: What neighbouring tiles share at least [px].
@@ -141,10 +163,10 @@ def map_tiles(
     size_hw = (image.shape[2], image.shape[3])
     windows = tile_windows(size_hw, tile_px, overlap_px)
     if len(windows) == 1:
-        return _checked(function(image), windows[0])
+        return _checked(function(image, windows[0]), windows[0])
     blended = total = torch.empty(0)
     for index, window in enumerate(windows):
-        tile = _checked(function(window.cut(image)), window)
+        tile = _checked(function(window.cut(image), window), window)
         if index == 0:
             dtype = tile.dtype
             blended = tile.new_zeros(*tile.shape[:2], *size_hw, dtype=torch.promote_types(dtype, torch.float32))

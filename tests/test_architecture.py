@@ -52,7 +52,7 @@ def test_the_package_and_its_overview_load_no_torch(statement):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_of_every_command_is_quick_and_loads_no_torch(name):
-    words = f"{name.split() + ['--help']}"
+    words = f"{[*name.split(), '--help']}"
     done = run(
         "-c", f"from bokehdiff.cli.main import main; main({words})\nimport sys; assert 'torch' not in sys.modules"
     )
@@ -113,6 +113,7 @@ def test_public_parameters_name_their_space_or_unit(name):
 ALLOWED = {
     "bokehdiff.tiling.pad_to_multiple": {"image"},
     "bokehdiff.tiling.map_tiles": {"image"},
+    "bokehdiff.tiling.map_windows": {"image"},
     "bokehdiff.images.light.resize": {"image"},
     "bokehdiff.attention.reference.dense_pisa": {"coc"},
     "bokehdiff.attention.visibility.log_soft_disc": {"coc"},

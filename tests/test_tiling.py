@@ -242,3 +242,14 @@ def test_gradients_of_the_border_add_up():
     expected[2] *= 2
     expected[:, 4] *= 4
     assert_close(image.grad[0, 0], expected)
+
+
+def test_windows_tell_a_function_where_its_tile_lies():
+    """Each tile replaced by its part of another image, of twice the size, gives that image."""
+    image, other = torch.rand(1, 3, 21, 34), torch.rand(1, 3, 42, 68)
+
+    def look_up(_: torch.Tensor, window: tiling.Window) -> torch.Tensor:
+        return torch.nn.functional.avg_pool2d(window.scaled(2).cut(other), 2)
+
+    got = tiling.map_windows(look_up, image, tile_px=16, overlap_px=4)
+    assert_close(got, torch.nn.functional.avg_pool2d(other, 2))

@@ -5,14 +5,9 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
 from bokehdiff.errors import InputError, MissingWeightsError, at_fault
-
-if TYPE_CHECKING:  # at run time they would load torch, which --help does without
-    import torch
-
-    from bokehdiff.preparation import DisparityModel, SubjectMatting
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +102,7 @@ def run(options: PrepareOptions) -> int:
     return 1 if report.failures else 0
 
 
-def _disparity_model(options: PrepareOptions, to_predict: list[Path]) -> DisparityModel | None:
+def _disparity_model(options: PrepareOptions, to_predict: list[Path]) -> Any:
     """What predicts disparity; None if nothing needs it, or if weights are missing and maps serve some photographs."""
     from bokehdiff.images import find_images
     from bokehdiff.preparation import DEPTH_ANYTHING_V2, TransformersDisparity
@@ -129,7 +124,7 @@ def _disparity_model(options: PrepareOptions, to_predict: list[Path]) -> Dispari
         return None
 
 
-def _matting(options: PrepareOptions) -> SubjectMatting | None:
+def _matting(options: PrepareOptions) -> Any:
     """What finds subjects, by the name given to --mask-model; None for no masks."""
     from bokehdiff.preparation import DisparitySubject, load_matting
 
@@ -147,7 +142,7 @@ def _matting(options: PrepareOptions) -> SubjectMatting | None:
         )
 
 
-def _device(options: PrepareOptions) -> torch.device:
+def _device(options: PrepareOptions) -> Any:
     from bokehdiff.inference import pick_device
 
     with at_fault("--device"):

@@ -72,13 +72,17 @@ def load_photo(path: str | Path, *, max_pixels: int | None = None) -> Photo:
         max_pixels: Largest number of pixels that is read; None for Pillow's limit against decompression bombs
             (PIL.Image.MAX_IMAGE_PIXELS).
     """
-    path = Path(path)
+    photo = _read_photo(Path(path), max_pixels)
+    if photo.alpha is not None:
+        logger.info("%s: has transparency; it is kept as alpha, the colours are used as stored", path)
+    return photo
+
+
+def _read_photo(path: Path, max_pixels: int | None) -> Photo:
     decoded = decode(path, managed=True, max_pixels=max_pixels)
     if decoded.bit_depth == FLOAT:
         decoded = _display_values(path, decoded)
     colour, alpha = _split_alpha(decoded.values)
-    if alpha is not None:
-        logger.info("%s: has transparency; it is kept as alpha, the colours are used as stored", path)
     image_srgb = _tensor(np.broadcast_to(colour, (*colour.shape[:2], 3))).permute(2, 0, 1)[None].contiguous()
     alpha_map = None if alpha is None else _tensor(alpha)[None]
     return Photo(image_srgb, alpha_map, path, decoded.exif, decoded.bit_depth)
@@ -115,7 +119,7 @@ def load_rgba(path: str | Path, *, max_pixels: int | None = None) -> Float[Tenso
         path: Image file; see `load_photo`.
         max_pixels: As in `load_photo`.
     """
-    photo = load_photo(path, max_pixels=max_pixels)
+    photo = _read_photo(Path(path), max_pixels)
     alpha = photo.alpha
     if alpha is None:
         logger.info("%s: has no transparency and counts as opaque everywhere", path)

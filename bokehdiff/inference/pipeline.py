@@ -18,7 +18,7 @@ from bokehdiff.images import resize
 from bokehdiff.inference.focus import Focus, resolve_focus
 from bokehdiff.models import OneStepGenerator, PromptEmbedding, load_adapter, load_sdxl, prompt_embedding
 from bokehdiff.optics import Lens
-from bokehdiff.tiling import Window, map_tiles, pad_to_multiple
+from bokehdiff.tiling import Window, map_windows, pad_to_multiple
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -185,7 +185,7 @@ class BokehDiffPipeline:
 
         tile_latents = self._tile_latents(latents, tile_px, pixels_per_latent)
         overlap = int(tile_latents * OVERLAP_SHARE)
-        denoised = map_tiles(denoise, latents, tile_px=tile_latents, overlap_px=overlap)
+        denoised = map_windows(denoise, latents, tile_px=tile_latents, overlap_px=overlap)
         return padded.crop(self.generator.decode(denoised).float())
 
     def _denoise(self, latents: Tensor, disparity: Tensor, lens: Lens) -> Tensor:

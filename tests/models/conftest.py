@@ -1,10 +1,9 @@
-"""One tiny base for all tests of the networks: writing and importing cost seconds, so both are done once."""
+"""The tiny base's networks, prompt and scenes, for all tests of the networks."""
 
 from __future__ import annotations
 
 import copy
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,13 +15,7 @@ from bokehdiff.models import (
     SdxlNetworks,
     load_sdxl,
     prompt_embedding,
-    write_tiny_sdxl,
 )
-
-
-@pytest.fixture(scope="session")
-def tiny_base(tmp_path_factory) -> Path:
-    return write_tiny_sdxl(tmp_path_factory.mktemp("base") / "tiny-sdxl")
 
 
 @pytest.fixture(scope="session")

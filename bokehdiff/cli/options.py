@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import yaml
 from jsonargparse import ArgumentParser
 
+from bokehdiff.cli.help import help_text
 from bokehdiff.errors import ConfigError, InputError
 
 Options = TypeVar("Options")
@@ -54,11 +55,11 @@ def parse_options(
         ConfigError: With every unknown key of a YAML file.
     """
     fields = dict(_leaf_fields(options_class))
-    parser = ArgumentParser(prog=program, exit_on_error=False, description=_summary(options_class))
-    parser.add_argument("--config", action="config", help="YAML file with any of these options, by section.")
+    parser = ArgumentParser(prog=program, exit_on_error=False)
+    parser.add_argument("--config", action="config")
     parser.add_class_arguments(options_class)
     if {"-h", "--help"} & set(words):
-        raise HelpRequested(_spell_help(parser.format_help(), fields, positional))
+        raise HelpRequested(help_text(options_class, program=program, positional=positional))
     arguments = list(_explicit(words, fields, positional))
     _check_config_files(arguments, options_class)
     try:
@@ -182,20 +183,3 @@ def _readable(error: ArgumentError) -> InputError:
         return InputError(text)
     text = re.sub(r"<class '(\w+)'>", r"\1", text[found.end() :]).replace("typing.", "")
     return InputError(text, flag=_spell(found.group(1)))
-
-
-def _summary(options_class: type) -> str:
-    return (options_class.__doc__ or "").split("Args:")[0].strip()
-
-
-def _spell_help(text: str, fields: Mapping[str, Any], positional: Sequence[str]) -> str:
-    """Flags by their leaf names in kebab-case; the parser's own `--section CONFIG` flags are left out."""
-    body = text[text.index("options:") :] if "options:" in text else text
-    usage = text[: text.index("\n")].split("[")[0].rstrip() if "[" in text.splitlines()[0] else text.splitlines()[0]
-    places = "".join(f" [{name.upper()}]" for name in positional)
-    description = text[text.index("\n\n") : text.index("options:")] if "options:" in text else "\n\n"
-    sections = {key.split(".")[0] for key in fields if "." in key}
-    for section in sections:
-        body = re.sub(rf"^  --{section} CONFIG.*\n(?:   .*\n)*", "", body, flags=re.MULTILINE)
-    body = re.sub(r"--([\w.]+)", lambda found: _spell(found.group(1)), body)
-    return f"{usage}{places} [OPTIONS]{description}{body}".rstrip()

@@ -140,6 +140,10 @@ def test_help_spells_flags_with_dashes_and_hides_sections():
     text = request.value.text
     assert "--lens-width" in text
     assert "[FOLDER_NAME] [OPTIONS]" in text
-    assert "Width of the opening [mm]" in text
+    assert "--lens-width MM             Width of the opening [mm]. (default: 1.5)" in text
+    assert "--[no-]keep                 Whether to keep it. (default: on)" in text
+    assert "--mode {slow,fast}          How. (default: slow)" in text
+    assert "--folder-name TEXT          Where to [folder].\n" in text
     assert "_" not in "".join(word for word in text.split() if word.startswith("--"))
     assert "--light" not in text
+    assert "light: How much light:" in text

@@ -1,52 +1,20 @@
-"""The thin lens: circles of confusion, lenses from cameras, and where the focus lies.
-
-Conventions stand in docs/conventions.md: disparity is 1 at the nearest point and 0 farthest away (or metric,
-1/z in 1/m, where a name says so); the signed circle of confusion is positive in front of the plane in focus.
-"""
+"""The lens as the image sees it, from its own numbers or from those of a camera."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import math
+from dataclasses import dataclass, field, replace
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from bokehdiff.errors import InputError
+from bokehdiff.optics.aperture import Aperture
 
 FULL_FRAME_WIDTH_MM = 36.0  # a 35-mm film frame, the reference of "35-mm equivalent" focal lengths
-MASK_THRESHOLD = 0.5  # a pixel belongs to the subject where the mask exceeds this
-CENTRE_FRACTION = 0.2  # side of the central box that stands in for an empty mask (BokehDiff's data preparation)
-SPECKLE_PX = 3  # side of the morphological opening that keeps speckles out of the range of disparities
-
-
-@dataclass(frozen=True)
-class Aperture:
-    """Shape of the opening that light passes: a disc of radius 1, of even transmission.
-
-    Every renderer and the attention take their lens points from here, so that a new shape is added once.
-    """
-
-    def sample(self, n_samples: int, *, device: torch.device | str = "cpu") -> Float[Tensor, "n 2"]:
-        """Points (x, y) of the unit disc, evenly spread by Vogel's spiral, ordered from the centre outwards.
-
-        Concretely, point[i] = sqrt((i + 1/2) / n) * (cos(i * g), sin(i * g)) with the golden angle g; the
-        mean is taken out so that an average over the points does not shift the image. Source: H. Vogel, "A better
-        way to construct the sunflower head", 1979.
-
-        Args:
-            n_samples: Number of points, at least 1. One point is the centre.
-            device: Where the points are put.
-        """
-        if n_samples < 1:
-            raise InputError(f"n_samples must be at least 1; got {n_samples}")
-        index = torch.arange(n_samples, dtype=torch.float64)
-        golden_angle = torch.pi * (3.0 - 5.0**0.5)
-        radius = torch.sqrt((index + 0.5) / n_samples)
-        points = torch.stack(
-            [radius * torch.cos(index * golden_angle), radius * torch.sin(index * golden_angle)], dim=1
-        )
-        return (points - points.mean(dim=0)).to(device=device, dtype=torch.float32)
+DISC = Aperture()
+MAGNIFICATION_RANGE = (0.9, 1.1)  # no lens parts colours by more; what lies outside is meant as something else
 
 
 @dataclass(frozen=True)
@@ -58,11 +26,17 @@ class Lens:
         strength_px: Radius of the circle of confusion at one unit of defocus [px]: the field's K, at the size of the
             image it is used with. One number, or [b].
         aperture: Shape of the opening.
+        focus_shift_rgb: Longitudinal chromatic aberration: added to the disparity in focus for red, green and blue
+            [disparity]. (0, 0, 0.01) lets blue focus nearer, so that it blurs more behind the focus and less before it.
+        magnification_rgb: Lateral chromatic aberration: size of the red, green and blue image over the nominal one,
+            about the image's centre [1]; (1, 1, 1.001) makes the blue picture a thousandth larger.
     """
 
     focus_disparity: float | Float[Tensor, " b"]
     strength_px: float | Float[Tensor, " b"]
-    aperture: Aperture = Aperture()
+    aperture: Aperture = DISC
+    focus_shift_rgb: tuple[float, float, float] = field(default=(0.0, 0.0, 0.0), kw_only=True)
+    magnification_rgb: tuple[float, float, float] = field(default=(1.0, 1.0, 1.0), kw_only=True)
 
     def __post_init__(self) -> None:
         for name in ("focus_disparity", "strength_px"):
@@ -73,6 +47,29 @@ class Lens:
                 raise InputError(f"{name} must be finite; got {value.tolist()}")
         if bool((torch.as_tensor(self.strength_px) < 0).any()):
             raise InputError(f"strength_px must be 0 or more; got {torch.as_tensor(self.strength_px).tolist()}")
+        if not all(math.isfinite(shift) for shift in self.focus_shift_rgb):
+            raise InputError(f"focus_shift_rgb must be finite; got {self.focus_shift_rgb}")
+        least, most = MAGNIFICATION_RANGE
+        if not all(least <= scale <= most for scale in self.magnification_rgb):
+            raise InputError(f"magnification_rgb must be within {least:g} ... {most:g}; got {self.magnification_rgb}")
+
+    @property
+    def is_chromatic(self) -> bool:
+        """Whether the three colours are focused or magnified differently."""
+        return len(set(self.focus_shift_rgb)) > 1 or len(set(self.magnification_rgb)) > 1
+
+    def of_channel(self, channel: int) -> Lens:
+        """The lens as one colour sees it: the same focus and magnification for all three channels.
+
+        Args:
+            channel: 0 red, 1 green, 2 blue.
+        """
+        return replace(
+            self,
+            focus_disparity=self.focus_disparity + self.focus_shift_rgb[channel],
+            focus_shift_rgb=(0.0, 0.0, 0.0),
+            magnification_rgb=(self.magnification_rgb[channel],) * 3,
+        )
 
     def coc_px(self, disparity: Float[Tensor, "b h w"]) -> Float[Tensor, "b h w"]:
         """Signed circle of confusion of each pixel [px]; see `circle_of_confusion`."""
@@ -92,6 +89,7 @@ class Lens:
             farthest: Disparity that becomes 0, in the units of `focus_disparity`.
             nearest: Disparity that becomes 1.
         """
+        red, green, blue = self.focus_shift_rgb
         spread = nearest - farthest
         if not spread > 0:
             raise InputError(f"nearest must exceed farthest; got nearest {nearest:g}, farthest {farthest:g}")
@@ -99,6 +97,7 @@ class Lens:
             self,
             focus_disparity=(self.focus_disparity - farthest) / spread,
             strength_px=self.strength_px * spread,
+            focus_shift_rgb=(red / spread, green / spread, blue / spread),
         )
 
 
@@ -162,7 +161,7 @@ def lens_from_camera(
     return Lens(
         focus_disparity=1.0 / focus_distance_m,
         strength_px=focal_length_px * aperture_radius_m,
-        aperture=aperture or Aperture(),
+        aperture=aperture or DISC,
     )
 
 
@@ -209,100 +208,3 @@ class CameraSettings:
         if not (self.focal_length_mm and self.focal_length_35mm_mm):
             return None
         return FULL_FRAME_WIDTH_MM * self.focal_length_mm / self.focal_length_35mm_mm
-
-
-def normalise_disparity(disparity: Float[Tensor, "b h w"]) -> Float[Tensor, "b h w"]:
-    """Map each image's disparity to [0, 1] by its minimum and maximum, taken after speckles are opened away.
-
-    Concretely, out = clip((d - min(open(d))) / (max(open(d)) - min(open(d))), 0, 1), where open is a 3 x 3 erosion
-    followed by a 3 x 3 dilation (BokehDiff's data preparation). A constant image becomes 0 everywhere.
-
-    Args:
-        disparity: Any finite values, larger is nearer.
-    """
-    if not bool(torch.isfinite(disparity).all()):
-        raise InputError("disparity must be finite; got NaN or infinity")
-    eroded = -_max_pool(-disparity)
-    opened = _max_pool(eroded)
-    farthest = opened.amin(dim=(1, 2), keepdim=True)
-    spread = opened.amax(dim=(1, 2), keepdim=True) - farthest
-    scale = torch.where(spread > 0, 1.0 / spread.clamp_min(torch.finfo(disparity.dtype).tiny), torch.zeros_like(spread))
-    return ((disparity - farthest) * scale).clamp(0.0, 1.0)
-
-
-def _max_pool(image: Float[Tensor, "b h w"]) -> Float[Tensor, "b h w"]:
-    return torch.nn.functional.max_pool2d(image[:, None], SPECKLE_PX, stride=1, padding=SPECKLE_PX // 2)[:, 0]
-
-
-def focus_from_mask(disparity: Float[Tensor, "b h w"], mask: Float[Tensor, "b mh mw"]) -> Float[Tensor, " b"]:
-    """Focus on a subject: the median disparity where its mask exceeds 0.5; of the image's centre where it never does.
-
-    Args:
-        disparity: Any units.
-        mask: Share of each pixel that is subject, in [0, 1].
-    """
-    if mask.shape != disparity.shape:
-        raise InputError(
-            f"the mask must have the size of the disparity; got {list(mask.shape)} for {list(disparity.shape)}"
-        )
-    inside = mask > MASK_THRESHOLD
-    empty = ~inside.flatten(1).any(dim=1)
-    inside = torch.where(empty[:, None, None], _central_box(disparity), inside)
-    return torch.stack([values[chosen].median() for values, chosen in zip(disparity, inside, strict=True)])
-
-
-def focus_from_centre(disparity: Float[Tensor, "b h w"]) -> Float[Tensor, " b"]:
-    """Focus on the centre: the median disparity of the central 20 % x 20 % of the image."""
-    return focus_from_mask(disparity, torch.zeros_like(disparity))
-
-
-def _central_box(disparity: Float[Tensor, "b h w"]) -> Bool[Tensor, "b h w"]:
-    height, width = disparity.shape[1:]
-    reach = CENTRE_FRACTION / 2
-    return _box_mask(
-        disparity, (width * (0.5 - reach), height * (0.5 - reach), width * (0.5 + reach), height * (0.5 + reach))
-    )
-
-
-def focus_from_box(
-    disparity: Float[Tensor, "b h w"], box_xyxy: tuple[float, float, float, float]
-) -> Float[Tensor, " b"]:
-    """Focus on a box: the median disparity of the pixels it touches.
-
-    Args:
-        disparity: Any units.
-        box_xyxy: Left, top, right, bottom [px]; the part inside the image counts.
-    """
-    height, width = disparity.shape[1:]
-    left, top, right, bottom = box_xyxy
-    if not (left < right and top < bottom and left < width and top < height and right > 0 and bottom > 0):
-        raise InputError(
-            f"the box must be left < right, top < bottom and overlap the {width} x {height} image; got {box_xyxy}"
-        )
-    return focus_from_mask(disparity, _box_mask(disparity, box_xyxy).to(disparity.dtype))
-
-
-def _box_mask(disparity: Float[Tensor, "b h w"], box_xyxy: tuple[float, float, float, float]) -> Bool[Tensor, "b h w"]:
-    """Pixels that the box touches: the pixel at column i covers [i, i + 1)."""
-    height, width = disparity.shape[1:]
-    left, top, right, bottom = box_xyxy
-    columns = torch.arange(width, device=disparity.device)
-    rows = torch.arange(height, device=disparity.device)
-    in_columns = (columns + 1 > left) & (columns < right)
-    in_rows = (rows + 1 > top) & (rows < bottom)
-    return (in_rows[:, None] & in_columns[None, :]).expand_as(disparity)
-
-
-def focus_from_pixel(disparity: Float[Tensor, "b h w"], x: float, y: float) -> Float[Tensor, " b"]:
-    """Focus on a point: the median disparity of the 3 x 3 pixels around it, so that one speckle decides nothing.
-
-    Args:
-        disparity: Any units.
-        x: To the right, in [0, w) [px].
-        y: Down, in [0, h) [px].
-    """
-    height, width = disparity.shape[1:]
-    if not (0 <= x < width and 0 <= y < height):
-        raise InputError(f"the focus point must lie in the {width} x {height} image; got x = {x:g}, y = {y:g}")
-    column, row = int(x), int(y)
-    return focus_from_box(disparity, (column - 1, row - 1, column + 2, row + 2))

@@ -57,3 +57,9 @@ def at_fault(flag: str) -> Iterator[None]:
     except BokehDiffError as error:
         error.flag = error.flag or flag
         raise
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of another library says in its first line, or its type where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -7,7 +7,6 @@ function goes there itself.
 from __future__ import annotations
 
 import logging
-import pickle
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from bokehdiff.errors import InputError, MissingWeightsError
+from bokehdiff.weights import read_state_dict
 
 logger = logging.getLogger(__name__)
 
@@ -138,14 +138,7 @@ def _read_vgg(weights: str | Path | None) -> Mapping[str, Tensor]:
             f"the perceptual loss needs VGG16, and there is no file {file}: download {VGG_URL} and put it there, "
             "name another copy of it, or leave the perceptual loss out"
         )
-    try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"{file} is not a state dict, or it is damaged ({reason}): download {VGG_URL} again") from None
-    if not isinstance(state, dict):
-        raise InputError(f"{file} must hold VGG16's tensors by name; got {type(state).__name__}")
-    return state
+    return read_state_dict(file, instead=f"download {VGG_URL} again")
 
 
 def _fill_trunk(trunk: nn.Module, state: Mapping[str, Tensor]) -> None:

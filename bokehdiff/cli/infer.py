@@ -122,7 +122,8 @@ def run(options: InferOptions) -> int:
 def _load_pipeline(options: InferOptions) -> Any:
     import torch
 
-    from bokehdiff.inference import BokehDiffPipeline, pick_device
+    from bokehdiff.devices import pick_device
+    from bokehdiff.inference import BokehDiffPipeline
 
     torch.backends.cuda.matmul.allow_tf32 = options.allow_tf32
     dtype = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[options.mixed_precision]
@@ -150,7 +151,8 @@ def _render_scene(pipeline: Any, paths: Any, focus: Any, options: InferOptions) 
     from bokehdiff.images import save_image
     from bokehdiff.inference import focus_sweep, resolve_focus
 
-    scene = load_scene(paths, invert_disparity=options.invert_disparity)
+    with at_fault("--test-data-dir"):
+        scene = load_scene(paths, invert_disparity=options.invert_disparity)
     subject = resolve_focus(scene.disparity, "subject", scene.mask)
     with at_fault("--focus"):
         settings = (

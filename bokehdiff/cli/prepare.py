@@ -75,10 +75,13 @@ def run(options: PrepareOptions) -> int:
     Returns:
         0 if every photograph is ready, else 1.
     """
+    from bokehdiff.devices import pick_device
     from bokehdiff.preparation import photographs_to_predict, prepare_folder
 
     if options.from_depth and options.invert_disparity:
         raise InputError("maps hold depth (--from-depth) or inverted disparity, not both", flag="--invert-disparity")
+    with at_fault("--device"):
+        device = pick_device(options.device)
     with at_fault("--root"):
         to_predict = photographs_to_predict(
             options.root,
@@ -91,8 +94,8 @@ def run(options: PrepareOptions) -> int:
         image_dirname=options.image_dirname,
         depth_dirname=options.depth_dirname,
         mask_dirname=options.mask_dirname,
-        disparity_model=_disparity_model(options, to_predict),
-        matting=_matting(options),
+        disparity_model=_disparity_model(options, to_predict, device),
+        matting=_matting(options, device),
         from_depth=options.from_depth,
         invert_disparity=options.invert_disparity,
         fill_holes=options.fill_holes,
@@ -102,7 +105,7 @@ def run(options: PrepareOptions) -> int:
     return 1 if report.failures else 0
 
 
-def _disparity_model(options: PrepareOptions, to_predict: list[Path]) -> Any:
+def _disparity_model(options: PrepareOptions, to_predict: list[Path], device: Any) -> Any:
     """What predicts disparity; None if nothing needs it, or if weights are missing and maps serve some photographs."""
     from bokehdiff.images import find_images
     from bokehdiff.preparation import DEPTH_ANYTHING_V2, TransformersDisparity
@@ -115,7 +118,7 @@ def _disparity_model(options: PrepareOptions, to_predict: list[Path]) -> Any:
             return TransformersDisparity.from_pretrained(
                 options.disparity_model or DEPTH_ANYTHING_V2[options.model_size].hub_id,
                 revision=options.disparity_revision,
-                device=_device(options),
+                device=device,
             )
     except MissingWeightsError as error:
         if len(to_predict) == len(find_images(Path(options.root) / options.image_dirname)):
@@ -124,7 +127,7 @@ def _disparity_model(options: PrepareOptions, to_predict: list[Path]) -> Any:
         return None
 
 
-def _matting(options: PrepareOptions) -> Any:
+def _matting(options: PrepareOptions, device: Any) -> Any:
     """What finds subjects, by the name given to --mask-model; None for no masks."""
     from bokehdiff.preparation import DisparitySubject, load_matting
 
@@ -138,12 +141,5 @@ def _matting(options: PrepareOptions) -> Any:
             options.mask_model,
             revision=options.mask_revision,
             trust_remote_code=options.trust_remote_code,
-            device=_device(options),
+            device=device,
         )
-
-
-def _device(options: PrepareOptions) -> Any:
-    from bokehdiff.inference import pick_device
-
-    with at_fault("--device"):
-        return pick_device(options.device)

@@ -1,7 +1,7 @@
 """From a photograph with disparity to one with lens blur: the one-step pipeline, and where to focus."""
 
 from bokehdiff.inference.focus import Focus, focus_sweep, parse_focus, resolve_focus
-from bokehdiff.inference.pipeline import BokehDiffPipeline, BokehResult, pick_device
+from bokehdiff.inference.pipeline import BokehDiffPipeline, BokehResult
 
 __all__ = [
     "BokehDiffPipeline",
@@ -9,6 +9,5 @@ __all__ = [
     "Focus",
     "focus_sweep",
     "parse_focus",
-    "pick_device",
     "resolve_focus",
 ]

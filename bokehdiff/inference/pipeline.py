@@ -221,20 +221,3 @@ def _convention(name: str | None) -> Convention:
     if name == "released":
         return "released"
     raise InputError(f"the adapter was trained with visibility {name!r}; known are thin_lens and released")
-
-
-def pick_device(name: str) -> torch.device:
-    """The device of a name.
-
-    Args:
-        name: "auto" for the best there is, or a name of torch's: cpu, cuda, cuda:1, mps.
-    """
-    if name == "auto":
-        best = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-        return best or torch.device("cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"{name} cannot be used here: {str(error).splitlines()[0]}") from None
-    return device

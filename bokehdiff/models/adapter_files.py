@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import pickle
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from bokehdiff.errors import InputError, MissingWeightsError
-from bokehdiff.models.hub import local_copy
+from bokehdiff.errors import InputError
+from bokehdiff.weights import find_weights, read_state_dict
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 VAE_FILE = "vae_encoder.safetensors"
@@ -105,18 +103,14 @@ def _find(source: str | Path, variant: str | None, revision: str | None) -> Path
     if path.is_file():
         return path
     inside = f"{variant}/" if variant else ""
-    folder = local_copy(
+    folder = find_weights(
         source,
-        patterns=[f"{inside}{name}" for name in (LORA_FILE, VAE_FILE, RELEASED_VAE_FILE)],
+        needed=[(f"{inside}{LORA_FILE}",)],
+        fetch=[f"{inside}{name}" for name in (LORA_FILE, VAE_FILE, RELEASED_VAE_FILE)],
         revision=revision,
+        instead=f"pass the folder that holds {LORA_FILE}",
     )
-    file = folder / inside / LORA_FILE
-    if not file.is_file():
-        beside = ", ".join(sorted(entry.name for entry in folder.iterdir())) or "nothing"
-        raise MissingWeightsError(
-            f"no adapter at {file}; {folder} holds {beside}: pass the folder that holds {LORA_FILE}"
-        )
-    return file
+    return folder / inside / LORA_FILE
 
 
 def _vae_candidates(lora_file: Path) -> tuple[Path, Path]:
@@ -134,14 +128,7 @@ def _read_safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def _read_vae(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if file.name == VAE_FILE:
         return _read_safetensors(file)
-    try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"{file} is not a plain state dict, or it is damaged ({reason}): download it again") from None
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise InputError(f"{file} must hold tensors by name; got {type(state).__name__}")
-    return state, {}
+    return read_state_dict(file, instead="download it again"), {}
 
 
 def _spelled_alike(named: Mapping[str, Tensor], file: Path) -> dict[str, Tensor]:

@@ -15,8 +15,8 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from bokehdiff.errors import InputError, MissingWeightsError
-from bokehdiff.models.hub import local_copy
+from bokehdiff.errors import InputError, MissingWeightsError, first_line
+from bokehdiff.weights import find_weights
 
 logger = logging.getLogger(__name__)
 
@@ -169,19 +169,15 @@ def _read_weights(chosen: Backbone, weights: str | Path | None) -> dict[str, Ten
     try:
         state: dict[str, Tensor] = load_state_dict(str(file), use_ema=False, weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, SafetensorError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"{file} is not a state dict, or it is damaged ({reason}): download it again") from None
+        raise InputError(
+            f"{file} is not a state dict, or it is damaged ({first_line(error)}): download it again"
+        ) from None
     return state
 
 
 def _cached_file(chosen: Backbone) -> Path:
-    try:
-        folder = local_copy(f"timm/{chosen.name}", patterns=[TIMM_FILE])
-    except MissingWeightsError as error:
-        raise MissingWeightsError(
-            f"the discriminator's backbone is missing: {error.message}, or train without the adversarial loss"
-        ) from None
-    return folder / TIMM_FILE
+    way_out = "name the weight file of the discriminator's backbone, or train without the adversarial loss"
+    return find_weights(f"timm/{chosen.name}", needed=[(TIMM_FILE,)], instead=way_out) / TIMM_FILE
 
 
 def _network(chosen: Backbone, state: dict[str, Tensor] | None) -> Any:

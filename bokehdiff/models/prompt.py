@@ -17,10 +17,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from bokehdiff.errors import InputError, MissingWeightsError
+from bokehdiff.errors import InputError, MissingWeightsError, first_line
 from bokehdiff.images import write_atomically
-from bokehdiff.models.hub import local_copy, quiet_progress, require_files, weight_files
 from bokehdiff.models.tiny import PROMPT
+from bokehdiff.weights import find_weights, quiet_progress, weight_files
 
 logger = logging.getLogger(__name__)
 
@@ -120,12 +120,16 @@ def _text_folder(base: str | Path, revision: str | None, variant: str | None) ->
     for suffix in ("", "_2"):
         needed += [
             (f"text_encoder{suffix}/config.json",),
-            weight_files(f"text_encoder{suffix}", variant, stem="model"),
+            weight_files(f"text_encoder{suffix}/model", variant),
             (f"tokenizer{suffix}/tokenizer_config.json",),
         ]
-    folder = local_copy(base, patterns=[*chain(*needed), "tokenizer/*", "tokenizer_2/*"], revision=revision)
-    require_files(folder, needed, instead="pass a base with both text encoders, or one whose prompt is stored already")
-    return folder
+    return find_weights(
+        base,
+        needed=needed,
+        fetch=[*chain(*needed), "tokenizer/*", "tokenizer_2/*"],
+        revision=revision,
+        instead="pass a base with both text encoders, or one whose prompt is stored already",
+    )
 
 
 def _encode(folder: Path, suffix: str, prompt: str, variant: str | None) -> tuple[Tensor, Tensor]:
@@ -159,7 +163,7 @@ def _load_text_encoder(folder: Path, variant: str | None) -> Any:
             folder, variant=variant, dtype=torch.float32, local_files_only=True, use_safetensors=True
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise MissingWeightsError(f"{folder} cannot be read: {str(error).strip().splitlines()[0]}") from error
+        raise MissingWeightsError(f"{folder} cannot be read: {first_line(error)}") from error
     return encoder.eval()
 
 

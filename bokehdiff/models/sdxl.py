@@ -13,9 +13,9 @@ from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from jaxtyping import Float
 from torch import Tensor
 
-from bokehdiff.errors import InputError, MissingWeightsError
-from bokehdiff.models.hub import local_copy, require_files, weight_files
+from bokehdiff.errors import InputError, MissingWeightsError, first_line
 from bokehdiff.models.tiny import MARKER_FILE, weights_origin
+from bokehdiff.weights import find_weights, weight_files
 
 PredictionType = Literal["epsilon", "v_prediction"]
 PREDICTION_TYPES: tuple[PredictionType, ...] = ("epsilon", "v_prediction")
@@ -66,13 +66,18 @@ def load_sdxl(
     """
     needed = [
         ("unet/config.json",),
-        weight_files("unet", variant),
+        weight_files("unet/diffusion_pytorch_model", variant),
         ("vae/config.json",),
-        weight_files("vae", variant),
+        weight_files("vae/diffusion_pytorch_model", variant),
         ("scheduler/scheduler_config.json",),
     ]
-    folder = local_copy(base, patterns=[*chain(*needed), MARKER_FILE], revision=revision)
-    require_files(folder, needed, instead=_instead(variant))
+    folder = find_weights(
+        base,
+        needed=needed,
+        fetch=[*chain(*needed), MARKER_FILE],
+        revision=revision,
+        instead=_instead(variant),
+    )
     schedule = _read_config(folder / "scheduler" / "scheduler_config.json")
     prediction_type = _prediction_type(schedule, folder)
     alphas_cumprod = alphas_from_config(schedule, folder)
@@ -133,8 +138,7 @@ def _load(model_class: Any, folder: Path, part: str, *, variant: str | None, dty
             folder, subfolder=part, variant=variant, torch_dtype=dtype, use_safetensors=True, local_files_only=True
         )
     except (OSError, ValueError, RuntimeError) as error:
-        first_line = str(error).strip().splitlines()[0]
-        raise MissingWeightsError(f"{folder / part} cannot be read: {first_line}") from error
+        raise MissingWeightsError(f"{folder / part} cannot be read: {first_line(error)}") from error
     return model.requires_grad_(False).eval()
 
 

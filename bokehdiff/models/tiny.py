@@ -14,7 +14,7 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from bokehdiff.errors import InputError
-from bokehdiff.models.hub import quiet_progress
+from bokehdiff.weights import quiet_progress
 
 MARKER_FILE = "bokehdiff.json"  # says what the weights of a base are, where a base says so at all
 RECIPE = 1  # to be raised with every change of what is written, so that an older folder is not taken for this one

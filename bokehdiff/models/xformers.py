@@ -7,6 +7,8 @@ import logging
 import torch
 from diffusers import UNet2DConditionModel
 
+from bokehdiff.errors import first_line
+
 logger = logging.getLogger(__name__)
 
 
@@ -40,5 +42,5 @@ def _problem(device: torch.device) -> str | None:
         probe = torch.zeros(1, 8, 1, 32, device=device, dtype=torch.float16)
         memory_efficient_attention(probe, probe, probe)
     except Exception as error:  # a broken installation fails in many ways, none of which may stop a run
-        return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"
+        return f"{type(error).__name__}: {first_line(error)}"
     return None

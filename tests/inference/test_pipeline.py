@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bokehdiff.errors import InputError, MissingWeightsError
-from bokehdiff.inference import BokehDiffPipeline, pick_device
+from bokehdiff.inference import BokehDiffPipeline
 from bokehdiff.models import add_lora, load_sdxl, save_adapter
 from tests.helpers import assert_close
 
@@ -106,10 +106,3 @@ def test_what_does_not_fit_is_refused(pipeline):
         pipeline(image_srgb, disparity[..., :60])
     with pytest.raises(InputError, match="tile_px must be a multiple of 32 for this backbone; got 50"):
         pipeline(image_srgb, disparity, tile_px=50)
-
-
-def test_device_by_name():
-    assert pick_device("cpu").type == "cpu"
-    assert pick_device("auto").type in {"cpu", "cuda", "mps"}
-    with pytest.raises(InputError, match="cannot be used here"):
-        pick_device("toaster")

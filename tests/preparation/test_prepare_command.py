@@ -47,6 +47,19 @@ def test_the_seeds_command_line_works_without_weights(root):
     assert (root / "depth" / "a_pred.npy").exists()
 
 
+def test_maps_are_taken_in_without_loading_what_makes_networks(root):
+    for name in ("a", "b"):
+        add_map(root, name)
+    program = (
+        "import sys; from bokehdiff.cli.main import main\n"
+        f"assert main(['prepare', '--root', {str(root)!r}]) == 0\n"
+        "loaded = {'diffusers', 'transformers', 'peft'} & sys.modules.keys()\n"
+        "assert not loaded, loaded"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+
+
 def test_missing_weights_end_the_run_at_once_when_nothing_else_can_be_done(root, capsys):
     line = failure(capsys, "--root", root)
     assert line.startswith("bokehdiff prepare: error: --model-size: ")
@@ -130,6 +143,7 @@ def test_flags_at_fault_are_named(root, tmp_path, capsys):
     assert "nowhere is not a folder" in line
     (tmp_path / "empty" / "input").mkdir(parents=True)
     assert "error: --root: " in failure(capsys, "--root", tmp_path / "empty")
+    assert "error: --device: 'toaster' cannot be used" in failure(capsys, "--root", root, "--device", "toaster")
     assert "error: --invert-disparity: " in failure(capsys, "--root", root, "--from-depth", "--invert-disparity")
     assert "error: --disparity-model: " in failure(capsys, "--root", root, "--disparity-model", tmp_path / "nowhere")
     for name in ("a", "b"):

@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 REPOSITORY = Path(__file__).resolve().parents[2]
 PHOTO = "motorcycle"
 CONFIG = "configs/demo.yaml"
+SIZE_PX = 384  # of the training images: 1.5 times the samples cut from them, as composed
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,10 @@ def _program(*words: str | Path) -> None:
 def _make_material(folder: Path) -> None:
     from bokehdiff.models import write_tiny_sdxl
 
-    _program("-m", "bokehdiff", "data", "synthesize", folder / "data", "--n-foregrounds", "24", "--n-backgrounds", "16")
+    _program(
+        "-m", "bokehdiff", "data", "synthesize", folder / "data", "--n-foregrounds", "24", "--n-backgrounds", "16",
+        "--size", str(SIZE_PX),
+    )  # fmt: skip
     print(f"backbone: {write_tiny_sdxl(folder / 'tiny-sdxl')}")
 
 
@@ -189,7 +193,7 @@ def _compare(folder: Path, rendered: dict[str, Path], options: DemoOptions) -> d
             "loss_last_tenth": _mean([record["loss"] for record in records[-tenth:]]),
         },
         "photograph": {
-            "name": f"{PHOTO} (scikit-image, CC0), measured disparity",
+            "name": f"{PHOTO} (Middlebury 2014, from scikit-image), measured disparity",
             "size_hw": list(scene.image_srgb.shape[-2:]),
             "focus_disparity": round(float(focus), 4),
             "K_px": options.K,

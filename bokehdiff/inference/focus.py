@@ -57,10 +57,13 @@ def resolve_focus(
     return torch.full((len(disparity),), float(focus), device=disparity.device)
 
 
-def focus_sweep(subject: float) -> tuple[float, float, float]:
+def focus_sweep(subject: float) -> tuple[float, ...]:
     """The released tool's three pictures: the subject, then 0.6 of the way from it to the nearest and to the farthest.
+
+    A subject that is itself the nearest or the farthest has two pictures only.
 
     Args:
         subject: Disparity of the subject, in [0, 1].
     """
-    return subject, subject + SWEEP_SHARE * (1.0 - subject), subject * (1.0 - SWEEP_SHARE)
+    nearer, farther = subject + SWEEP_SHARE * (1.0 - subject), subject * (1.0 - SWEEP_SHARE)
+    return tuple(dict.fromkeys((subject, nearer, farther)))

@@ -40,3 +40,5 @@ def test_focus_outside_the_range_is_refused():
 
 def test_sweep_goes_from_the_subject_towards_both_ends():
     assert focus_sweep(0.5) == pytest.approx((0.5, 0.8, 0.2))
+    assert focus_sweep(1.0) == pytest.approx((1.0, 0.4))
+    assert focus_sweep(0.0) == pytest.approx((0.0, 0.6))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import json
 import logging
 import pickle
 import re
@@ -11,7 +12,7 @@ from contextlib import contextmanager
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bokehdiff.errors import InputError, MissingWeightsError, first_line
 
@@ -93,6 +94,22 @@ def read_state_dict(file: Path, *, instead: str) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise InputError(f"{file} must hold tensors by name; got {type(state).__name__}: {instead}")
     return state
+
+
+def read_json_object(file: Path, *, instead: str) -> dict[str, Any]:
+    """What a JSON file beside weights says.
+
+    Args:
+        file: A file on disk.
+        instead: What to do about a damaged one; ends the message.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        content = None
+    if not isinstance(content, dict):
+        raise InputError(f"{file} must hold one JSON object; it is damaged: {instead}")
+    return content
 
 
 @contextmanager

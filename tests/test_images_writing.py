@@ -233,3 +233,16 @@ def test_places_that_cannot_be_written_are_refused_by_name(tmp_path):
     ):
         pass  # nothing was written to the temporary path
     assert [file.name for file in tmp_path.iterdir()] == ["folder"]
+
+
+def test_a_folder_is_made_once(tmp_path):
+    folder = tmp_path / "new" / "deep"
+    assert images.make_folder(str(folder)) == folder == images.make_folder(folder)
+    assert folder.is_dir()
+
+
+@pytest.mark.parametrize("name", ["file", "file/below"])
+def test_a_folder_that_cannot_be_made_is_named(tmp_path, name):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=f"cannot make the folder {tmp_path / name}: .*; choose another"):
+        images.make_folder(tmp_path / name)

@@ -19,7 +19,7 @@ from bokehdiff.models import (
     prompt_embedding,
 )
 from bokehdiff.preparation import BiRefNetMatting, TransformersDisparity, TransformersMatting
-from bokehdiff.weights import find_weights, quiet_progress, read_state_dict, weight_files
+from bokehdiff.weights import find_weights, quiet_progress, read_json_object, read_state_dict, weight_files
 
 COMMIT = "c0ffee" * 6 + "c0de"
 NEEDED = [("config.json",), weight_files("part/model")]
@@ -278,6 +278,13 @@ def test_what_holds_no_tensors_is_refused(tmp_path, content, got):
     torch.save(content, tmp_path / "state.pth")
     with pytest.raises(InputError, match=f"must hold tensors by name; got {got}: download it again"):
         read_state_dict(tmp_path / "state.pth", instead="download it again")
+
+
+@pytest.mark.parametrize("content", [b"[1", b"[1]", b"\xff", b""])
+def test_a_json_file_without_an_object_is_named(tmp_path, content):
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(InputError, match=r"config\.json must hold one JSON object; it is damaged: download it again"):
+        read_json_object(tmp_path / "config.json", instead="download it again")
 
 
 @pytest.mark.parametrize("was_enabled", [True, False])

@@ -45,7 +45,7 @@ def run(options: DataPreviewOptions) -> int:
         0; errors are raised.
     """
     from bokehdiff.data import Composition, OnTheFlyDataset, collate
-    from bokehdiff.images import save_image
+    from bokehdiff.images import make_folder, save_image
     from bokehdiff.pictures import colour_coc, colour_disparity, contact_sheet
 
     if not 1 <= options.n <= MOST_SAMPLES:
@@ -64,7 +64,7 @@ def run(options: DataPreviewOptions) -> int:
         }
     )
     with at_fault("--output"):
-        Path(options.output).parent.mkdir(parents=True, exist_ok=True)
+        make_folder(Path(options.output).parent)
         save_image(options.output, sheet)
     print(f"{options.n} samples of {options.root}: {options.output}")
     return 0

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from bokehdiff.errors import BokehDiffError, at_fault
-
-logger = logging.getLogger(__name__)
+from bokehdiff.cli.photographs import render_each
+from bokehdiff.errors import at_fault
 
 PUBLISHED_BASE = "SG161222/RealVisXL_V5.0"
 PUBLISHED_ADAPTER = "zcx65535/bokehdiff"
@@ -90,8 +88,6 @@ def run(options: InferOptions) -> int:
     Returns:
         0 if all were rendered, else 1.
     """
-    from tqdm.auto import tqdm
-
     from bokehdiff.data import find_scenes
     from bokehdiff.inference import parse_focus
 
@@ -105,18 +101,7 @@ def run(options: InferOptions) -> int:
             organization=options.organization,
         )
     pipeline = _load_pipeline(options)
-    failures = []
-    for paths in tqdm(scenes, desc="rendering", unit="photo"):
-        try:
-            for written in _render_scene(pipeline, paths, focus, options):
-                logger.info("wrote %s", written)
-        except BokehDiffError as error:
-            failures.append(f"{paths.name}: {error}")
-            logger.error("%s", failures[-1])
-    if failures:
-        print(f"{len(scenes) - len(failures)} of {len(scenes)} photographs rendered; {len(failures)} failed:")
-        print("\n".join(failures))
-    return 1 if failures else 0
+    return render_each(scenes, lambda paths: _render_scene(pipeline, paths, focus, options))
 
 
 def _load_pipeline(options: InferOptions) -> Any:
@@ -148,7 +133,7 @@ def _load_pipeline(options: InferOptions) -> Any:
 def _render_scene(pipeline: Any, paths: Any, focus: Any, options: InferOptions) -> list[Path]:
     """All pictures of one photograph; each file appears whole or not at all."""
     from bokehdiff.data import load_scene
-    from bokehdiff.images import save_image
+    from bokehdiff.images import make_folder, save_image
     from bokehdiff.inference import focus_sweep, resolve_focus
 
     with at_fault("--test-data-dir"):
@@ -158,6 +143,8 @@ def _render_scene(pipeline: Any, paths: Any, focus: Any, options: InferOptions) 
         settings = (
             focus_sweep(float(subject)) if focus is None else (resolve_focus(scene.disparity, focus, scene.mask),)
         )
+    with at_fault("--output-dir"):
+        folder = make_folder(Path(options.output_dir) / options.data_id)
     written = []
     for setting in settings:
         focus_disparity = float(setting)
@@ -170,8 +157,7 @@ def _render_scene(pipeline: Any, paths: Any, focus: Any, options: InferOptions) 
             upsample=UPSAMPLING if options.upsample else 1,
         )
         name = f"{scene.name}_{options.K:g}_{focus_disparity:.3f}.{options.format}"
-        path = Path(options.output_dir) / options.data_id / name
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path = folder / name
         save_image(path, result.images_srgb, exif=scene.exif)
         written.append(path)
     return written

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from bokehdiff.errors import BokehDiffError, InputError, at_fault
+from bokehdiff.cli.photographs import render_each
+from bokehdiff.errors import InputError, at_fault
 
 logger = logging.getLogger(__name__)
 
@@ -85,24 +86,12 @@ def run(options: RenderOptions) -> int:
     Returns:
         0 if all were rendered, else 1.
     """
-    from tqdm.auto import tqdm
-
     from bokehdiff.images import find_images
 
     _check_flags(options)
     with at_fault("--image"):
         photographs = find_images(options.image)
-    failures = []
-    for path in tqdm(photographs, desc="rendering", unit="photo", disable=len(photographs) == 1):
-        try:
-            logger.info("wrote %s", _render(path, options, single=len(photographs) == 1))
-        except BokehDiffError as error:
-            failures.append(f"{path.name}: {error}")
-            logger.error("%s", failures[-1])
-    if failures:
-        print(f"{len(photographs) - len(failures)} of {len(photographs)} photographs rendered; failed:")
-        print("\n".join(failures))
-    return 1 if failures else 0
+    return render_each(photographs, lambda path: [_render(path, options, single=len(photographs) == 1)])
 
 
 def _check_flags(options: RenderOptions) -> None:
@@ -133,7 +122,7 @@ def _check_flags(options: RenderOptions) -> None:
 
 
 def _render(path: Path, options: RenderOptions, *, single: bool) -> Path:
-    from bokehdiff.images import linear_to_srgb, load_mask, load_photo, save_image, srgb_to_linear
+    from bokehdiff.images import linear_to_srgb, load_mask, load_photo, make_folder, save_image, srgb_to_linear
     from bokehdiff.renderers import render_photo
 
     with at_fault("--image"):
@@ -160,7 +149,7 @@ def _render(path: Path, options: RenderOptions, *, single: bool) -> Path:
     with at_fault("--output-dir"):
         if target.exists() and target.samefile(path):
             raise InputError(f"the result would replace the photograph {path}: choose another folder")
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(target.parent)
     with at_fault("--bit-depth"):
         image_srgb = linear_to_srgb(image_linear, transfer=options.transfer)
         save_image(target, image_srgb, bit_depth=options.bit_depth, exif=photo.exif)

@@ -17,7 +17,7 @@ from bokehdiff.data import backgrounds, foregrounds
 from bokehdiff.data.randomness import generator_for
 from bokehdiff.data.textures import Rgb, dead_leaves
 from bokehdiff.errors import InputError
-from bokehdiff.images import save_image, write_atomically
+from bokehdiff.images import make_folder, save_image, write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -148,7 +148,7 @@ def _write_manifest(root: Path, content: dict[str, int | bool]) -> None:
 def _begin(root: Path, recipe: dict[str, int | bool], *, kept: set[Path]) -> None:
     """Make the folders, and clear away what an earlier set of another recipe or of more images left there."""
     for folder in (root / "fg", root / "bg"):
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
     found = _read_manifest(root)
     same = found is not None and all(found.get(key) == value for key, value in recipe.items())
     old = [path for folder in ("fg", "bg") for path in (root / folder).glob("synthetic_*.png")]

@@ -3,7 +3,7 @@
 Conventions (axes, ranges, names, near and far) stand in docs/conventions.md.
 """
 
-from bokehdiff.images.files import IMAGE_SUFFIXES, find_images, write_atomically
+from bokehdiff.images.files import IMAGE_SUFFIXES, find_images, make_folder, write_atomically
 from bokehdiff.images.light import Transfer, linear_to_srgb, resize, srgb_to_linear
 from bokehdiff.images.reading import Photo, load_disparity, load_mask, load_photo, load_rgba
 from bokehdiff.images.writing import save_disparity, save_image
@@ -18,6 +18,7 @@ __all__ = [
     "load_mask",
     "load_photo",
     "load_rgba",
+    "make_folder",
     "resize",
     "save_disparity",
     "save_image",

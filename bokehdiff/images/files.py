@@ -55,6 +55,20 @@ def write_atomically(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def make_folder(path: str | Path) -> Path:
+    """Make a folder and those above it, unless it is there; gives it back.
+
+    Args:
+        path: The folder.
+    """
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make the folder {folder}: {error.strerror or error}; choose another") from error
+    return folder
+
+
 def _flush(path: Path) -> None:
     """Have the system put a file or a folder's entries on the disk."""
     if path.is_dir() and os.name == "nt":

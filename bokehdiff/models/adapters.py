@@ -20,7 +20,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from bokehdiff.errors import InputError
-from bokehdiff.images import write_atomically
+from bokehdiff.images import make_folder, write_atomically
 from bokehdiff.models.adapter_files import LORA_FILE, VAE_FILE, AdapterFiles, read_adapter, some_names
 
 logger = logging.getLogger(__name__)
@@ -156,11 +156,7 @@ def save_adapter(
     lora = {f"unet.{name}": _stored(value) for name, value in get_peft_model_state_dict(unet).items()}
     encoder = {name: _stored(value) for name, value in parts.vae.items()}
     header = {"format": "pt", "pair": _mark(lora | encoder), "bokehdiff": json.dumps(dict(metadata or {}))}
-    folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot make the folder {folder}: {error.strerror}; choose another") from None
+    folder = make_folder(folder)
     # Bytes rather than safetensors' own file writing, whose files nobody else may read.
     with write_atomically(folder / VAE_FILE) as partial:
         partial.write_bytes(save(encoder, metadata=header))

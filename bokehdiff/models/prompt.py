@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from bokehdiff.errors import InputError, MissingWeightsError, first_line
-from bokehdiff.images import write_atomically
+from bokehdiff.images import make_folder, write_atomically
 from bokehdiff.models.tiny import PROMPT
 from bokehdiff.weights import find_weights, quiet_progress, weight_files
 
@@ -181,10 +181,10 @@ def _read(file: Path) -> PromptEmbedding | None:
 def _write(file: Path, embedding: PromptEmbedding, prompt: str) -> None:
     tensors = {"tokens": embedding.tokens, "pooled": embedding.pooled}
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(file.parent)
         with write_atomically(file) as partial:
             partial.write_bytes(save(tensors, metadata={"prompt": prompt}))
-    except (OSError, InputError) as error:
+    except InputError as error:
         # It is there all the same; only the next run will encode it again.
         logger.warning("The encoded prompt could not be stored (%s): set %s to another folder", error, CACHE_VARIABLE)
         return

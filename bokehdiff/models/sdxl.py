@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from bokehdiff.errors import InputError, MissingWeightsError, first_line
 from bokehdiff.models.tiny import MARKER_FILE, weights_origin
-from bokehdiff.weights import find_weights, weight_files
+from bokehdiff.weights import find_weights, read_json_object, weight_files
 
 PredictionType = Literal["epsilon", "v_prediction"]
 PREDICTION_TYPES: tuple[PredictionType, ...] = ("epsilon", "v_prediction")
@@ -78,7 +77,7 @@ def load_sdxl(
         revision=revision,
         instead=_instead(variant),
     )
-    schedule = _read_config(folder / "scheduler" / "scheduler_config.json")
+    schedule = read_json_object(folder / "scheduler" / "scheduler_config.json", instead="download it again")
     prediction_type = _prediction_type(schedule, folder)
     alphas_cumprod = alphas_from_config(schedule, folder)
     unet = _load(UNet2DConditionModel, folder, "unet", variant=variant, dtype=dtype)
@@ -120,16 +119,6 @@ def _prediction_type(schedule: dict[str, Any], folder: Path) -> PredictionType:
         f"{folder}/scheduler/scheduler_config.json: prediction_type must be {' or '.join(PREDICTION_TYPES)}; "
         f"got {got!r}"
     )
-
-
-def _read_config(file: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        config = None
-    if not isinstance(config, dict):
-        raise InputError(f"{file} must hold one JSON object; it is damaged: download it again")
-    return config
 
 
 def _load(model_class: Any, folder: Path, part: str, *, variant: str | None, dtype: torch.dtype) -> Any:

@@ -14,7 +14,8 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from bokehdiff.errors import InputError
-from bokehdiff.weights import quiet_progress
+from bokehdiff.images import make_folder
+from bokehdiff.weights import quiet_progress, read_json_object
 
 MARKER_FILE = "bokehdiff.json"  # says what the weights of a base are, where a base says so at all
 RECIPE = 1  # to be raised with every change of what is written, so that an older folder is not taken for this one
@@ -62,7 +63,7 @@ def write_tiny_sdxl(folder: str | Path, *, seed: int = 0) -> Path:
     mark = {"weights": "random", "seed": seed, "recipe": RECIPE}
     if _is_written(folder, mark):
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(folder.parent)
     partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
         _write_parts(partial, seed)
@@ -81,15 +82,7 @@ def weights_origin(folder: str | Path) -> dict[str, Any]:
         folder: A base on disk.
     """
     marker = Path(folder) / MARKER_FILE
-    if not marker.is_file():
-        return {}
-    try:
-        origin = json.loads(marker.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        origin = None
-    if not isinstance(origin, dict):
-        raise InputError(f"{marker} must hold one JSON object; it is damaged: write or download the folder again")
-    return origin
+    return read_json_object(marker, instead="write or download the folder again") if marker.is_file() else {}
 
 
 def _is_written(folder: Path, mark: dict[str, Any]) -> bool:

@@ -23,6 +23,7 @@ from bokehdiff.images import (
     load_disparity,
     load_mask,
     load_photo,
+    make_folder,
     save_disparity,
     write_atomically,
 )
@@ -185,7 +186,7 @@ class _Work:
 
     def _save(self, image: Path, disparity: Float[Tensor, "1 h w"], *, source: Path | None) -> None:
         """NAME_pred.npy for the programs and NAME_pred.png to look at, unless that is what was taken in."""
-        self.folders.depth.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folders.depth)
         save_disparity(self.folders.prediction(image), disparity)
         picture = self.folders.prediction(image, ".png")
         if picture.exists() and not self.overwrite and picture != source:
@@ -201,7 +202,7 @@ class _Work:
         if self.matting is None:
             return "none"
         mask = self.matting.predict(image_srgb, disparity)
-        self.folders.mask.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folders.mask)
         _save_mask(self.folders.mask / f"{image.stem}.png", mask, made_by=self.matting.name)
         return "predicted"
 

@@ -35,3 +35,12 @@ def test_what_cannot_be_done_is_one_line(tmp_path, capsys, words, message):
     assert main(["data", *[root if word == "ROOT" else word for word in words]]) == 1
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert message in line
+
+
+def test_folders_that_cannot_be_made_are_named(training_set, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert main(["data", "synthesize", str(tmp_path / "file")]) == 1
+    assert "--root: cannot make the folder" in capsys.readouterr().err
+    words = ["--n", "1", "--resolution", "16", "--output", str(tmp_path / "file" / "sheet.png")]
+    assert main(["data", "preview", str(training_set), *words]) == 1
+    assert "--output: cannot make the folder" in capsys.readouterr().err

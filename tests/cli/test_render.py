@@ -171,3 +171,5 @@ def test_one_map_for_several_photographs_and_a_result_over_its_source_are_refuse
     assert "is one file for several photographs" in capsys.readouterr().out
     assert main(["render", str(scene / "photos" / "a.png"), one, "--output-dir", str(scene / "photos")]) == 1
     assert "--output-dir: the result would replace the photograph" in capsys.readouterr().out
+    assert main(["render", str(scene / "photos" / "a.png"), one, "--output-dir", one]) == 1
+    assert "--output-dir: cannot make the folder" in capsys.readouterr().out

@@ -54,7 +54,11 @@ def focus_from_mask(disparity: Float[Tensor, "b h w"], mask: Float[Tensor, "b mh
 
 
 def focus_from_centre(disparity: Float[Tensor, "b h w"]) -> Float[Tensor, " b"]:
-    """Focus on the centre: the median disparity of the central 20 % x 20 % of the image."""
+    """Focus on the centre: the median disparity of the central 20 % x 20 % of the image.
+
+    Args:
+        disparity: Any units.
+    """
     return focus_from_mask(disparity, torch.zeros_like(disparity))
 
 

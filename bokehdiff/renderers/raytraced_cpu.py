@@ -1,6 +1,10 @@
-"""The ray tracer of layers on OpenCV: one affine warp per lens point and layer."""
+"""The ray tracer of layers on OpenCV: one affine warp per lens point and layer, where the layer shows anything."""
 
 from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
 
 import cv2
 import numpy as np
@@ -9,116 +13,216 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bokehdiff.renderers.layers import LayerStack, composite_by_disparity
+from bokehdiff.renderers.rays import Gathered, Rays, image_field
 
-STRIP_VALUES = 2**18  # one megabyte per buffer: a few of them fit into a processor's cache
+# Pixels of a strip of the picture: its few buffers stay in a processor's cache, and OpenCV leaves it to one thread.
+STRIP_PX = 2**16
+
+Rows = tuple[int, int]
+Box = tuple[slice, slice]
+WHOLE: Box = (slice(None), slice(None))
 
 
-def trace_cpu(
-    stack: LayerStack, walk_planes_px: Float[Tensor, "n b l 3"], points: Float[Tensor, "n 2"]
-) -> Float[Tensor, "b 4 h w"]:
-    """The `Trace` on OpenCV's warpAffine: float32 on the CPU, no gradients.
+@dataclass(frozen=True)
+class _Scene:
+    """One image's layers as OpenCV takes them.
+
+    Args:
+        layers: Each [h w 4] of its own.
+        bounds: (left, top, right, bottom) of what is not empty in each; infinite where it touches the border, beyond
+            which it goes on [px].
+        maps: From pixel to layer, x = M[:, 0] * p.x + M[:, 1] * p.y + M[:, 2], for each ray and layer.
+        met: Disparity where the ray of a pixel p meets the layer, c[0] + c[1] * p.x + c[2] * p.y.
+    """
+
+    layers: list[np.ndarray]
+    bounds: Float[np.ndarray, "l 4"]
+    maps: Float[np.ndarray, "n l 2 3"]
+    met: Float[np.ndarray, "n l 3"]
+
+
+@dataclass
+class _Held:
+    """What a layer last looked like on a strip, kept while rays meet it alike: in focus they all do."""
+
+    seen: np.ndarray
+    passing: np.ndarray
+    to_layer: np.ndarray = field(default_factory=lambda: np.full((2, 3), np.nan))
+
+
+def trace_cpu(stack: LayerStack, rays: Rays) -> Gathered:
+    """The `Trace` on OpenCV's warpAffine: float32 on the CPU, no gradients, strips on as many threads as torch uses.
 
     OpenCV 5 interpolates exactly; OpenCV 4 rounds places to 1/32 px, which costs nothing that can be seen.
 
     Args:
         stack: Layers.
-        walk_planes_px: See `raytraced.walk_planes`.
-        points: Points (x, y) of the unit disc.
+        rays: What to trace.
     """
-    images = [
-        _trace_image(rgba, planes, walks, points)
-        for rgba, planes, walks in zip(
-            stack.rgba_linear.detach(), stack.planes.detach(), walk_planes_px.detach().unbind(dim=1), strict=True
-        )
-    ]
-    return torch.stack(images)
+    height, width = stack.size_hw
+    n_rows = max(1, STRIP_PX // width)
+    strips = [(top, min(top + n_rows, height)) for top in range(0, height, n_rows)]
+    images = []
+    with torch.no_grad(), ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        for rgba, planes, walks in zip(stack.rgba_linear, stack.planes, rays.walks_px.unbind(dim=1), strict=True):
+            traced = list(pool.map(partial(_trace_strip, _scene(rgba, planes, walks), rays), strips))
+            images.append(np.concatenate([strip for strip, _ in traced]))
+    light = torch.cat([light for _, light in traced])
+    return Gathered(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2), light)
 
 
-def _trace_image(
-    rgba: Float[Tensor, "l 4 h w"],
-    planes: Float[Tensor, "l 3"],
-    walks: Float[Tensor, "n l 3"],
-    points: Float[Tensor, "n 2"],
-) -> Float[Tensor, "4 h w"]:
-    layers = np.ascontiguousarray(rgba.permute(0, 2, 3, 1).numpy())
-    height, width = layers.shape[1:3]
-    coefficients = planes.double().numpy()
-    # Per lens point and layer, the affine map from pixel to layer.
-    maps = np.stack(
-        [
-            [_pixel_to_layer(layer_walk, point) for layer_walk in walk]
-            for walk, point in zip(walks.double().numpy(), points.double().numpy(), strict=True)
-        ]
-    )
-    n_rows = max(1, STRIP_VALUES // (width * layers.shape[3]))
-    strips = [
-        _trace_strip(layers, coefficients, maps, rows=(top, min(top + n_rows, height)))
-        for top in range(0, height, n_rows)
-    ]
-    return torch.from_numpy(np.concatenate(strips)).permute(2, 0, 1)
+def _scene(rgba: Float[Tensor, "l 4 h w"], planes: Float[Tensor, "l 3"], walks: Float[Tensor, "n l 2 3"]) -> _Scene:
+    maps = walks.detach().double().numpy() + np.eye(2, 3)
+    c0, cx, cy = planes.detach().double().numpy().T[..., None]
+    on_ray = cx * maps[:, :, 0] + cy * maps[:, :, 1]
+    met = np.concatenate([c0 + on_ray[..., 2:], on_ray[..., :2]], axis=-1)
+    layers = [np.ascontiguousarray(layer.permute(1, 2, 0).detach().numpy()) for layer in rgba]
+    return _Scene(layers, np.array([_bounds(layer) for layer in layers]), maps, met)
 
 
-def _trace_strip(layers: np.ndarray, planes: np.ndarray, maps: np.ndarray, *, rows: tuple[int, int]) -> np.ndarray:
-    """Some rows of the picture, small enough that all that is written stays in the processor's cache."""
-    shape = (rows[1] - rows[0], *layers.shape[2:])
-    total = np.zeros(shape, np.float32)
-    seen = np.empty((len(layers), *shape), np.float32)
-    passing, passing_rgba = np.empty(shape[:2], np.float32), np.empty(shape, np.float32)
-    for to_layers in maps:
-        for layer, to_layer, into in zip(layers, to_layers, seen, strict=True):
-            _warp(layer, to_layer, rows[0], into)
-        met = [_disparity_on_ray(plane, to_layer) for plane, to_layer in zip(planes, to_layers, strict=True)]
-        order = _fixed_order(met, rows, shape[1])
+def _bounds(layer: np.ndarray) -> tuple[float, float, float, float]:
+    """Of all places where a lookup finds something: half a pixel beyond the outermost centres' neighbours."""
+    filled = layer.any(axis=2)
+    edges = []
+    for axis in (0, 1):
+        places = np.flatnonzero(np.any(filled, axis=axis))
+        if not len(places):
+            return np.inf, np.inf, -np.inf, -np.inf
+        first, last = int(places[0]), int(places[-1])
+        edges.append((first - 0.5 if first else -np.inf, last + 1.5 if last + 1 < filled.shape[1 - axis] else np.inf))
+    (left, right), (top, bottom) = edges
+    return left, top, right, bottom
+
+
+def _trace_strip(scene: _Scene, rays: Rays, rows: Rows) -> tuple[Float[np.ndarray, "sh w 4"], Float[Tensor, "sh w"]]:
+    """Some rows of the picture, and the light that reached them."""
+    height, width, n_channels = scene.layers[0].shape
+    shape = (rows[1] - rows[0], width, n_channels)
+    places = image_field(_centres(rows, width), (height, width))
+    gathered, light = np.zeros(shape, np.float32), torch.zeros(shape[:2])
+    laid_over = np.empty(shape, np.float32)
+    held = [_Held(np.empty(shape, np.float32), np.empty(shape, np.float32)) for _ in scene.layers]
+    orders, boxes = _fixed_orders(scene.met, rows, width), _boxes(scene, rows)
+    maps = _from_strip(scene.maps, rows[0])
+    for i, (order, weight) in enumerate(zip(orders, rays.weights.tolist(), strict=True)):
         if order is None:
-            cv2.add(total, _sorted_composite(seen, met, rows), dst=total)
+            result = _sorted_composite(scene, maps[i], scene.met[i], rows)
+        else:
+            result = _lay_over(scene.layers, maps[i], boxes[i], order, held, into=laid_over)
+        if rays.aperture.cat_eye:
+            carried = rays.light(i, places)
+            cv2.accumulateProduct(result, cv2.merge([carried.numpy()] * n_channels), gathered)
+            light += carried
+        else:
+            cv2.scaleAdd(result, weight, gathered, dst=gathered)
+            light += weight
+    return gathered, light
+
+
+def _lay_over(
+    layers: list[np.ndarray],
+    maps: np.ndarray,
+    boxes: np.ndarray,
+    order: list[int],
+    held: list[_Held],
+    *,
+    into: np.ndarray,
+) -> np.ndarray:
+    """Layers over one another, near first in `order`, each only where it shows."""
+    into.fill(0.0)
+    farthest = order[-1]
+    _warp(layers[farthest], maps[farthest], into, _slices(boxes[farthest]))
+    for i in order[-2::-1]:
+        box = _slices(boxes[i])
+        below, kept = into[box], held[i]
+        if not below.size:
             continue
-        result = seen[order[-1]]
-        for i in order[-2::-1]:
-            np.subtract(1.0, seen[i, ..., 3], out=passing)
-            cv2.merge([passing] * shape[2], dst=passing_rgba)
-            cv2.multiply(result, passing_rgba, dst=result)
-            cv2.add(result, seen[i], dst=result)
-        cv2.add(total, result, dst=total)
-    return total / np.float32(len(maps))
+        if not np.array_equal(kept.to_layer, maps[i]):
+            _warp(layers[i], maps[i], kept.seen, box)
+            passing = np.subtract(1.0, kept.seen[box][..., 3])
+            cv2.merge([passing] * kept.seen.shape[2], dst=kept.passing[box])
+            kept.to_layer = maps[i]
+        cv2.multiply(below, kept.passing[box], dst=below)
+        cv2.add(below, kept.seen[box], dst=below)
+    return into
 
 
-def _pixel_to_layer(walk: np.ndarray, point: np.ndarray) -> np.ndarray:
-    """The affine map [2 3] x = p + walk(p) * u, of image coordinates."""
-    return np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]) + np.outer(point, [walk[1], walk[2], walk[0]])
-
-
-def _warp(layer: np.ndarray, to_layer: np.ndarray, first_row: int, into: np.ndarray) -> None:
-    # OpenCV counts from the centre of the first pixel of the strip, we count from the image's corner.
+def _warp(layer: np.ndarray, to_layer: np.ndarray, into: np.ndarray, box: Box = WHOLE) -> None:
+    """Look up the layer at every pixel of a box of the strip."""
+    target = into[box]
+    if not target.size:
+        return
+    top, left = (side.start or 0 for side in box)
     shifted = to_layer.copy()
-    shifted[:, 2] += 0.5 * to_layer[:, 0] + (first_row + 0.5) * to_layer[:, 1] - 0.5
-    size_wh = (into.shape[1], into.shape[0])
+    shifted[:, 2] += left * to_layer[:, 0] + top * to_layer[:, 1]
+    size_wh = (target.shape[1], target.shape[0])
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    cv2.warpAffine(layer, shifted, size_wh, dst=into, flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    cv2.warpAffine(layer, shifted, size_wh, dst=target, flags=flags, borderMode=cv2.BORDER_REPLICATE)
 
 
-def _disparity_on_ray(plane: np.ndarray, to_layer: np.ndarray) -> np.ndarray:
-    """Disparity where the ray of a pixel meets the layer: again an affine function (c0, cx, cy) of the pixel."""
-    across, down, constant = plane[1] * to_layer[0] + plane[2] * to_layer[1]
-    return np.array([plane[0] + constant, across, down])
+def _slices(box: np.ndarray) -> Box:
+    left, top, right, bottom = box.tolist()
+    return slice(top, bottom), slice(left, right)
 
 
-def _fixed_order(met: list[np.ndarray], rows: tuple[int, int], width: int) -> list[int] | None:
-    """The order, near first, that holds on every ray of the strip; None where layers cross inside it.
+def _boxes(scene: _Scene, rows: Rows) -> np.ndarray:
+    """For each ray and layer, (left, top, right, bottom) of the strip's pixels that may see anything of it.
+
+    Along a row the place in the layer moves to the right, and along a column down: no layer is as steep as a ray.
+    """
+    width = scene.layers[0].shape[1]
+    ranges = []
+    for axis, ends in ((0, rows), (1, (0, width))):
+        along, across, constant = (
+            scene.maps[:, :, axis, axis],
+            scene.maps[:, :, axis, 1 - axis],
+            scene.maps[:, :, axis, 2],
+        )
+        at_ends = [across * end + constant for end in ends]
+        first = np.minimum(*((scene.bounds[:, axis] - place) / along for place in at_ends))
+        last = np.maximum(*((scene.bounds[:, 2 + axis] - place) / along for place in at_ends))
+        start, stop = (0, width) if axis == 0 else rows
+        # One pixel more on both sides keeps rounding harmless.
+        ranges.append([np.clip(edge, start, stop) - start for edge in (np.floor(first) - 1, np.ceil(last) + 1)])
+    (left, right), (top, bottom) = ranges
+    return np.stack([left, top, right, bottom], axis=-1).astype(int)
+
+
+def _centres(rows: Rows, width: int) -> Float[Tensor, "2 sh w"]:
+    """Coordinates (x, y) of the pixel centres of some rows [px]."""
+    x, y = torch.arange(width) + 0.5, torch.arange(*rows) + 0.5
+    return torch.stack(torch.meshgrid(x, y, indexing="xy"))
+
+
+def _from_strip(maps: Float[np.ndarray, "n l 2 3"], first_row: int) -> Float[np.ndarray, "n l 2 3"]:
+    """The same maps as OpenCV counts: from the centre of the strip's first pixel, where we have the image's corner."""
+    shifted = maps.copy()
+    shifted[..., 2] += 0.5 * maps[..., 0] + (first_row + 0.5) * maps[..., 1] - 0.5
+    return shifted
+
+
+def _fixed_orders(met: Float[np.ndarray, "n l 3"], rows: Rows, width: int) -> list[list[int] | None]:
+    """For each ray the order, near first, that holds all over the strip; None where layers cross inside it.
 
     Two affine functions that are ordered at the four corners are ordered everywhere between.
     """
     corners = np.array([[1.0, x, y] for x in (0.0, width) for y in rows])
-    at_corners = corners @ np.stack(met, axis=1)
-    order = np.argsort(-at_corners[0], kind="stable")
-    falling = np.diff(at_corners[:, order], axis=1)
+    at_corners = met @ corners.T
+    order = np.argsort(-at_corners[..., 0], axis=1, kind="stable")
+    falling = np.diff(np.take_along_axis(at_corners, order[..., None], axis=1), axis=1)
     # Equal disparities keep the list's order; the other way round they must differ everywhere.
-    listed = np.diff(order) > 0
-    holds = np.where(listed, falling <= 0, falling < 0).all()
-    return order.tolist() if holds else None
+    listed = (np.diff(order, axis=1) > 0)[..., None]
+    holds = np.all(np.where(listed, falling <= 0, falling < 0), axis=(1, 2))
+    return [kept.tolist() if fixed else None for kept, fixed in zip(order, holds.tolist(), strict=True)]
 
 
-def _sorted_composite(seen: np.ndarray, met: list[np.ndarray], rows: tuple[int, int]) -> np.ndarray:
-    x, y = np.meshgrid(np.arange(seen.shape[2]) + 0.5, np.arange(*rows) + 0.5)
-    disparity = torch.from_numpy(np.stack([c0 + cx * x + cy * y for c0, cx, cy in met]))
+def _sorted_composite(scene: _Scene, maps: np.ndarray, met: np.ndarray, rows: Rows) -> np.ndarray:
+    """Layers over one another in an order that each pixel has of its own."""
+    shape = (rows[1] - rows[0], *scene.layers[0].shape[1:])
+    seen = np.empty((len(scene.layers), *shape), np.float32)
+    for layer, to_layer, into in zip(scene.layers, maps, seen, strict=True):
+        _warp(layer, to_layer, into)
+    x, y = _centres(rows, shape[1]).double()
+    disparity = torch.stack([c0 + cx * x + cy * y for c0, cx, cy in met.tolist()])
     rgba = torch.from_numpy(seen).permute(0, 3, 1, 2)
     return composite_by_disparity(rgba[None], disparity[None])[0].permute(1, 2, 0).contiguous().numpy()

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from bokehdiff.errors import InputError
-from bokehdiff.optics import Lens
+from bokehdiff.optics import Aperture, Lens
 from bokehdiff.renderers import BACKENDS, LayerStack, render_layers
 from bokehdiff.renderers.lens_values import lens_values
 from bokehdiff.renderers.prefilter import gaussian_blur, prefiltered
-from bokehdiff.renderers.raytraced import walk_planes
+from bokehdiff.renderers.rays import Rays, walks
 from tests.helpers import assert_close, psnr
 
 # OpenCV 5 keeps places in float32, OpenCV 4 in 1/32 px: on images whose neighbours differ by at most
@@ -86,7 +86,8 @@ def test_rays_are_what_the_slow_loops_say(backend):
     stack = LayerStack(smooth(3, (7, 9)), planes)
     lens = Lens(0.3, 6.0)
     points = torch.tensor([[0.9, 0.1], [-0.2, 0.7], [0.3, -0.4]])
-    got = BACKENDS[backend](stack, walk_planes(planes, lens_values(lens, planes), points), points)
+    walks_px = walks(planes, lens_values(lens, planes), points, size_hw=(7, 9))
+    got = BACKENDS[backend](stack, Rays(walks_px, points, torch.full((3,), 1 / 3), Aperture(), spacing=1.0)).rgba
     torch.testing.assert_close(got, oracle(stack, lens, points).float(), **CV_TOLERANCE)
     if backend == "torch":
         assert_close(got, oracle(stack, lens, points).float())
@@ -251,18 +252,21 @@ def test_prefilter_leaves_focus_alone_and_follows_the_tilt():
     stripes = (torch.arange(101) % 2).float().expand(1, 3, 5, 101)
     stack = LayerStack(opaque(stripes), torch.tensor([[[-0.505, 0.01, 0.0]]]))
     values = lens_values(Lens(0.0, 60.0), stack.rgba_linear)
-    contrast = prefiltered(stack, values, n_samples=256).rgba_linear[0, 0, 0, 2].diff().abs()
+    contrast = prefiltered(stack, values, spacing=Aperture().spacing(256)).rgba_linear[0, 0, 0, 2].diff().abs()
     assert contrast[49:51].min() > 0.97
     assert contrast[1:6].max() < 0.1
     assert contrast[-6:-1].max() < 0.1
 
 
 def test_gaussian_blur_has_its_standard_deviation_and_keeps_a_constant():
-    dot = torch.zeros(1, 1, 4, 1, 41)
+    dot = torch.zeros(4, 1, 41)
     dot[..., 20] = 1.0
-    blurred = gaussian_blur(dot, torch.tensor([[3.0]]))[0, 0, 0, 0]
+    blurred = gaussian_blur(dot, torch.tensor(3.0))[0, 0]
     assert float((blurred * (torch.arange(41) - 20.0).square()).sum()) == pytest.approx(9.0, rel=2e-2)
-    assert_close(gaussian_blur(torch.ones(1, 1, 4, 2, 3), torch.tensor([[5.0]])), torch.ones(1, 1, 4, 2, 3))
+    assert_close(gaussian_blur(torch.ones(4, 2, 3), torch.tensor(5.0)), torch.ones(4, 2, 3))
+    rough = torch.rand(4, 13, 9)
+    by_torch = gaussian_blur(rough.requires_grad_(), torch.tensor(1.7))
+    assert_close(gaussian_blur(rough.detach(), torch.tensor(1.7)), by_torch)
 
 
 def test_bad_requests_are_refused():

@@ -1,0 +1,71 @@
+"""The ray tracer of layers on plain torch operations: the definition that the other backends are held to."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from bokehdiff.renderers.layers import LayerStack, composite_by_disparity, pixel_centres
+from bokehdiff.renderers.rays import Gathered, Rays, image_field
+
+
+def trace_torch(stack: LayerStack, rays: Rays) -> Gathered:
+    """The reference `Trace`: every step in the open, on any device and with gradients to everything.
+
+    Args:
+        stack: Layers.
+        rays: What to trace.
+    """
+    centres = pixel_centres(stack.size_hw, like=stack.rgba_linear)
+    field = image_field(centres, stack.size_hw)
+    gathered = torch.zeros_like(stack.rgba_linear[:, 0])
+    light = torch.zeros_like(centres[0])
+    for i, walk in enumerate(rays.walks_px):
+        carried = rays.light(i, field)
+        # Recomputed in the backward pass: keeping the lookups of all points would cost n times the memory.
+        seen = checkpoint(_seen_through, stack.rgba_linear, stack.planes, walk, centres, use_reentrant=False)
+        gathered = gathered + carried * seen
+        light = light + carried
+    return Gathered(gathered, light)
+
+
+def _seen_through(
+    rgba: Float[Tensor, "b l 4 h w"],
+    planes: Float[Tensor, "b l 3"],
+    walk: Float[Tensor, "b l 2 3"],
+    centres: Float[Tensor, "2 h w"],
+) -> Float[Tensor, "b 4 h w"]:
+    """The image as one point of the lens sees it."""
+    across, down, constant = walk[..., None, None].unbind(dim=3)
+    x, y = (centres + (across * centres[0] + down * centres[1] + constant)).unbind(dim=2)
+    c0, cx, cy = planes[..., None, None].unbind(dim=2)
+    return composite_by_disparity(lookup(rgba, x, y), c0 + cx * x + cy * y)
+
+
+def lookup(
+    rgba: Float[Tensor, "b l c h w"], x: Float[Tensor, "b l h w"], y: Float[Tensor, "b l h w"]
+) -> Float[Tensor, "b l c h w"]:
+    """Bilinear lookup with edge pixels repeated beyond the border; differentiable in the image and the place.
+
+    Args:
+        rgba: Layers.
+        x: Where to look, to the right [px]; the first column's centre is at 0.5.
+        y: Where to look, down [px].
+    """
+    height, width = rgba.shape[-2:]
+    column = (x - 0.5).clamp(0, width - 1)
+    row = (y - 0.5).clamp(0, height - 1)
+    left, top = column.detach().floor().long(), row.detach().floor().long()
+    right, bottom = (left + 1).clamp_max(width - 1), (top + 1).clamp_max(height - 1)
+    flat = rgba.flatten(3)
+
+    def texels(rows: Tensor, columns: Tensor) -> Tensor:
+        index = (rows * width + columns).flatten(2)[:, :, None].expand(-1, -1, rgba.shape[2], -1)
+        return flat.gather(3, index).unflatten(3, (height, width))
+
+    across, down = (column - left)[:, :, None], (row - top)[:, :, None]
+    above = torch.lerp(texels(top, left), texels(top, right), across)
+    below = torch.lerp(texels(bottom, left), texels(bottom, right), across)
+    return torch.lerp(above, below, down)

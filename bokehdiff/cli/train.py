@@ -23,6 +23,5 @@ def run(options: TrainConfig) -> int:
         return 0
     from bokehdiff.training.loop import train
 
-    folder = train(options)
-    print(f"Adapter, log and pictures are in {folder}")
+    train(options)
     return 0

@@ -172,7 +172,9 @@ def _read(file: Path) -> PromptEmbedding | None:
         return None
     try:
         stored = load_file(file)
-        return PromptEmbedding(stored["tokens"], stored["pooled"])
+        # Copied out of the file's buffer: matrix products round by how their operands are aligned in memory, and a
+        # run that reads the prompt must equal, bit for bit, the one that encoded it.
+        return PromptEmbedding(stored["tokens"].clone(), stored["pooled"].clone())
     except (SafetensorError, KeyError):
         logger.warning("%s is damaged: encoding the prompt anew", file)
         return None

@@ -75,7 +75,7 @@ def join_state(rest: Any, tensors: Mapping[str, Tensor]) -> Any:
     """
     ((kind, content),) = rest.items()
     if kind == "tensor":
-        return tensors[content]
+        return tensors[content].clone()  # out of the file's buffer, into memory aligned as any other tensor's
     if kind == "dict":
         return {key: join_state(value, tensors) for key, value in content}
     if kind == "list":

@@ -180,6 +180,7 @@ def finish(run: Run, progress: Progress) -> Path:
     if run.accelerator.is_main_process:
         _save_adapter(run, progress, run.folder / ADAPTER_FOLDER)
         draw_loss_curve(run.folder)
+        logger.info("Adapter, log and pictures are in %s", run.folder)
     run.accelerator.end_training()
     return run.folder
 

@@ -18,7 +18,7 @@ from diffusers.optimization import get_scheduler
 
 from bokehdiff.data import Composition, OnTheFlyDataset
 from bokehdiff.errors import InputError, at_fault
-from bokehdiff.images import write_atomically
+from bokehdiff.images import make_folder, write_atomically
 from bokehdiff.losses import PerceptualLoss
 from bokehdiff.models import (
     OneStepGenerator,
@@ -99,7 +99,8 @@ def build(config: TrainConfig) -> Run:
         config: Checked configuration.
     """
     dataset = _build_dataset(config)
-    folder = _build_folder(config)
+    with at_fault("--output-dir"):
+        folder = make_folder(config.run.output_dir)
     accelerator = Accelerator(
         mixed_precision=config.run.mixed_precision,
         gradient_accumulation_steps=config.run.gradient_accumulation_steps,
@@ -136,15 +137,6 @@ def _build_dataset(config: TrainConfig) -> OnTheFlyDataset:
     )
     with at_fault("--train-data-dir"):
         return OnTheFlyDataset(Path(config.data.train_data_dir), seed=config.run.seed, composition=composition)
-
-
-def _build_folder(config: TrainConfig) -> Path:
-    folder = Path(config.run.output_dir)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot make the folder {folder}: {error.strerror}", flag="--output-dir") from None
-    return folder
 
 
 def _build_objective(config: TrainConfig, device: torch.device) -> Objective:

@@ -4,7 +4,7 @@ Conventions stand in docs/conventions.md: disparity is 1 at the nearest point an
 1/z in 1/m, where a name says so); the signed circle of confusion is positive in front of the plane in focus.
 """
 
-from bokehdiff.optics.aperture import Aperture
+from bokehdiff.optics.aperture import LEAST_SHARE, Aperture
 from bokehdiff.optics.focus import (
     MASK_THRESHOLD,
     SPECKLE_PX,
@@ -24,6 +24,7 @@ from bokehdiff.optics.lens import (
 
 __all__ = [
     "FULL_FRAME_WIDTH_MM",
+    "LEAST_SHARE",
     "MASK_THRESHOLD",
     "SPECKLE_PX",
     "Aperture",

@@ -9,13 +9,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bokehdiff.errors import InputError
+from bokehdiff.errors import InputError, MissingDependencyError
 from bokehdiff.optics import Lens
 from bokehdiff.renderers.layers import LayerStack
 from bokehdiff.renderers.lens_values import GREEN, LensValues, lens_values
 from bokehdiff.renderers.prefilter import prefiltered
 from bokehdiff.renderers.rays import Gathered, Rays, trace_through
 from bokehdiff.renderers.raytraced_cpu import trace_cpu
+from bokehdiff.renderers.raytraced_cupy import CUPY_MISSING, cupy_is_there, trace_cupy
 from bokehdiff.renderers.raytraced_torch import trace_torch
 
 logger = logging.getLogger(__name__)
@@ -55,7 +56,8 @@ def render_layers(
         n_samples: Points of the lens; more give smoother discs: 256 is invisible for clipped images, HDR
             highlights under wide blur profit from 512. Layers are blurred a little to hide the gaps between the points.
         backend: "torch" (any device and float dtype, gradients to layers, planes, focus and strength), "cpu" (OpenCV,
-            float32, no gradients), or "auto": "cpu" where that is possible, else "torch".
+            float32, no gradients), "cupy" (CUDA, float32, no gradients; the extra `gpu`), or "auto": "cpu" or "cupy"
+            where that is possible, else "torch".
 
     Returns:
         Premultiplied linear colour with coverage in the fourth channel; no background is added. With the aperture's
@@ -85,21 +87,24 @@ def _render(stack: LayerStack, lens: Lens, *, n_samples: int, backend: str) -> F
 def _choose(backend: str, stack: LayerStack, lens: LensValues) -> str:
     if backend not in ("auto", *BACKENDS):
         raise InputError(f"backend must be one of auto, {', '.join(BACKENDS)}; got {backend!r}")
-    inputs = (stack.rgba_linear, stack.planes, lens.focus_disparity, lens.strength_px)
-    wants_gradients = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
-    on_cpu = stack.rgba_linear.device.type == "cpu" and stack.rgba_linear.dtype == torch.float32
-    cpu_can = on_cpu and not wants_gradients
+    if backend == "cupy" and not cupy_is_there():
+        raise MissingDependencyError(CUPY_MISSING)
+    tensor = stack.rgba_linear
+    inputs = (tensor, stack.planes, lens.focus_disparity, lens.strength_px)
+    wants_gradients = torch.is_grad_enabled() and any(value.requires_grad for value in inputs)
+    plain = tensor.dtype == torch.float32 and not wants_gradients
+    able = {name for name, kind in DEVICE_OF.items() if plain and tensor.device.type == kind}
     if backend == "auto":
-        chosen = "cpu" if cpu_can else "torch"
+        chosen = next((name for name in sorted(able) if name != "cupy" or cupy_is_there()), "torch")
         logger.info("render_layers: backend %s", chosen)
         return chosen
-    if backend == "cpu" and not cpu_can:
-        tensor = stack.rgba_linear
+    if backend in DEVICE_OF and backend not in able:
         raise InputError(
-            "backend 'cpu' takes float32 on the CPU without gradients; got "
+            f"backend {backend!r} takes float32 on {DEVICE_OF[backend]} without gradients; got "
             f"{tensor.dtype} on {tensor.device}{' with gradients' if wants_gradients else ''}: use 'torch'"
         )
     return backend
 
 
-BACKENDS: dict[str, Trace] = {"torch": trace_torch, "cpu": trace_cpu}
+BACKENDS: dict[str, Trace] = {"torch": trace_torch, "cpu": trace_cpu, "cupy": trace_cupy}
+DEVICE_OF = {"cpu": "cpu", "cupy": "cuda"}  # backends that take one kind of device, in float32 and without gradients

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bokehdiff.renderers.layers import LayerStack, composite_by_disparity
-from bokehdiff.renderers.rays import Gathered, Rays, image_field
+from bokehdiff.renderers.rays import RAYS_PER_SUM, Gathered, Rays, image_field
 
 # Pixels of a strip of the picture: its few buffers stay in a processor's cache, and OpenCV leaves it to one thread.
 STRIP_PX = 2**16
@@ -100,23 +101,32 @@ def _trace_strip(scene: _Scene, rays: Rays, rows: Rows) -> tuple[Float[np.ndarra
     shape = (rows[1] - rows[0], width, n_channels)
     places = image_field(_centres(rows, width), (height, width))
     gathered, light = np.zeros(shape, np.float32), torch.zeros(shape[:2])
-    laid_over = np.empty(shape, np.float32)
-    held = [_Held(np.empty(shape, np.float32), np.empty(shape, np.float32)) for _ in scene.layers]
-    orders, boxes = _fixed_orders(scene.met, rows, width), _boxes(scene, rows)
-    maps = _from_strip(scene.maps, rows[0])
-    for i, (order, weight) in enumerate(zip(orders, rays.weights.tolist(), strict=True)):
-        if order is None:
-            result = _sorted_composite(scene, maps[i], scene.met[i], rows)
-        else:
-            result = _lay_over(scene.layers, maps[i], boxes[i], order, held, into=laid_over)
+    for i, seen in enumerate(_seen_by_rays(scene, rows)):
+        if i % RAYS_PER_SUM == 0:
+            some_gathered, some_light = np.zeros(shape, np.float32), torch.zeros(shape[:2])
+        carried = rays.light(i, places)
+        some_light += carried
         if rays.aperture.cat_eye:
-            carried = rays.light(i, places)
-            cv2.accumulateProduct(result, cv2.merge([carried.numpy()] * n_channels), gathered)
-            light += carried
+            cv2.accumulateProduct(seen, cv2.merge([carried.numpy()] * n_channels), some_gathered)
         else:
-            cv2.scaleAdd(result, weight, gathered, dst=gathered)
-            light += weight
+            cv2.scaleAdd(seen, float(carried[0, 0]), some_gathered, dst=some_gathered)
+        if i % RAYS_PER_SUM == RAYS_PER_SUM - 1 or i + 1 == len(rays.points):
+            cv2.add(gathered, some_gathered, dst=gathered)
+            light += some_light
     return gathered, light
+
+
+def _seen_by_rays(scene: _Scene, rows: Rows) -> Iterator[np.ndarray]:
+    """Some rows as the scene looks through each point of the lens, in a buffer that is written again."""
+    shape = (rows[1] - rows[0], *scene.layers[0].shape[1:])
+    buffer = np.empty(shape, np.float32)
+    held = [_Held(np.empty(shape, np.float32), np.empty(shape, np.float32)) for _ in scene.layers]
+    orders, boxes = _fixed_orders(scene.met, rows, shape[1]), _boxes(scene, rows)
+    for maps, met, order, box in zip(_from_strip(scene.maps, rows[0]), scene.met, orders, boxes, strict=True):
+        if order is None:
+            yield _sorted_composite(scene, maps, met, rows)
+        else:
+            yield _lay_over(scene.layers, maps, box, order, held, into=buffer)
 
 
 def _lay_over(

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from bokehdiff.renderers.layers import LayerStack, composite_by_disparity, pixel_centres
-from bokehdiff.renderers.rays import Gathered, Rays, image_field
+from bokehdiff.renderers.rays import RAYS_PER_SUM, Gathered, Rays, image_field
 
 
 def trace_torch(stack: LayerStack, rays: Rays) -> Gathered:
@@ -20,14 +20,17 @@ def trace_torch(stack: LayerStack, rays: Rays) -> Gathered:
     """
     centres = pixel_centres(stack.size_hw, like=stack.rgba_linear)
     field = image_field(centres, stack.size_hw)
-    gathered = torch.zeros_like(stack.rgba_linear[:, 0])
-    light = torch.zeros_like(centres[0])
-    for i, walk in enumerate(rays.walks_px):
-        carried = rays.light(i, field)
-        # Recomputed in the backward pass: keeping the lookups of all points would cost n times the memory.
-        seen = checkpoint(_seen_through, stack.rgba_linear, stack.planes, walk, centres, use_reentrant=False)
-        gathered = gathered + carried * seen
-        light = light + carried
+    gathered, light = torch.zeros_like(stack.rgba_linear[:, 0]), torch.zeros_like(centres[0])
+    for first in range(0, len(rays.points), RAYS_PER_SUM):
+        some_gathered, some_light = torch.zeros_like(gathered), torch.zeros_like(light)
+        for i in range(first, min(first + RAYS_PER_SUM, len(rays.points))):
+            # Recomputed in the backward pass: keeping the lookups of all points would cost n times the memory.
+            inputs = (stack.rgba_linear, stack.planes, rays.walks_px[i], centres)
+            seen = checkpoint(_seen_through, *inputs, use_reentrant=False)
+            carried = rays.light(i, field)
+            some_gathered = some_gathered + carried * seen
+            some_light = some_light + carried
+        gathered, light = gathered + some_gathered, light + some_light
     return Gathered(gathered, light)
 
 

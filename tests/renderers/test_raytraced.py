@@ -20,7 +20,7 @@ from tests.helpers import assert_close, psnr
 # 0.1 this is 3e-3 per lookup, and far less in a mean over many.
 CV_TOLERANCE = {"rtol": 0.0, "atol": 2e-3}
 
-every_backend = pytest.mark.parametrize("backend", sorted(BACKENDS))
+every_backend = pytest.mark.parametrize("backend", ["cpu", "torch"])  # "cupy": test_raytraced_cupy.py
 
 
 def smooth(n_layers, size_hw, *, batch=1, dtype=torch.float32):
@@ -273,10 +273,10 @@ def test_bad_requests_are_refused():
     stack = LayerStack(smooth(1, (4, 5)), torch.tensor([[[0.5, 0.1, 0.0]]]))
     with pytest.raises(InputError, match=r"too steep for this lens.*got 1\.2"):
         render_layers(stack, Lens(0.5, 12.0))
-    with pytest.raises(InputError, match="backend must be one of auto, torch, cpu; got 'gpu'"):
+    with pytest.raises(InputError, match="backend must be one of auto, torch, cpu, cupy; got 'gpu'"):
         render_layers(stack, Lens(0.5, 1.0), backend="gpu")
     double = LayerStack(stack.rgba_linear.double(), stack.planes.double())
-    with pytest.raises(InputError, match=r"takes float32 on the CPU without gradients; got torch\.float64"):
+    with pytest.raises(InputError, match=r"takes float32 on cpu without gradients; got torch\.float64"):
         render_layers(double, Lens(0.5, 1.0), backend="cpu")
     with pytest.raises(InputError, match="strength_px must be a number or one per image; got 3 for 1"):
         render_layers(stack, Lens(0.5, torch.ones(3)))

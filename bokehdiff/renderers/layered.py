@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
 import torch
@@ -9,8 +12,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from bokehdiff.renderers.prefilter import gaussian_blur
-from bokehdiff.renderers.scatter import Sheet, opacity
+from bokehdiff.renderers.edge_matte import EdgeMatte
+from bokehdiff.renderers.inpainting import Inpainter
+from bokehdiff.renderers.scatter import NOTHING_SOLID, Sheet, opacity
 
 RAMP_REACH = 0.006  # estimated disparity crosses an edge within about this share of the longer side ...
 LEAST_RAMP_REACH_PX = 2  # ... or this, if it is more
@@ -18,7 +22,9 @@ RAMP_GAP_PX = 4.0  # blur must change by more than this across an edge before it
 RAMP_SHARE = 0.1  # pixels whose neighbours differ by less than this share of the edge are not on its ramp
 SLOPE_RATIO = 1.4  # twice as far out an edge changes little more, a slope twice as much
 EDGE_WIDTH_PX = 2.0  # colours mix so far across an edge of a photograph: take none from there
-SMOOTH_PX = 2.0  # of the colour of hidden surfaces, whose texture is made up
+SMOOTH_PX = 2.0  # of the colour behind a matte, whose texture is made up
+MIXED_WEIGHT = 0.01  # of colours that are mixed, where pure ones are far
+N_HIDDEN = 2  # surfaces behind the visible one: three in all
 SURE_SUBJECT = 0.95  # mattes above belong to the subject, below 1 minus this to the rest
 
 
@@ -62,14 +68,14 @@ def depth_edges(coc_px: Float[Tensor, "b h w"]) -> Bool[Tensor, "b h w"]:
 
 
 def solid_coc(coc_px: Float[Tensor, "b h w"], edges: Bool[Tensor, "b h w"]) -> Float[Tensor, "b h w"]:
-    """The circle of confusion where a pixel sees one surface only: no edge lies within its disc; -inf elsewhere.
+    """The circle of confusion where a pixel sees one surface only, no edge within its disc; else `NOTHING_SOLID`.
 
     Args:
         coc_px: Signed [px].
         edges: Depth edges, and whatever else is not solid.
     """
     distance = nearest_marked(edges)[1].to(coc_px)
-    return torch.where(distance > coc_px.abs() + EDGE_WIDTH_PX, coc_px, -torch.inf).detach()
+    return torch.where(distance > coc_px.abs() + EDGE_WIDTH_PX, coc_px, NOTHING_SOLID)
 
 
 def nearest_marked(marked: Bool[Tensor, "b h w"]) -> tuple[Int[Tensor, "b h w"], Float[Tensor, "b h w"]]:
@@ -94,24 +100,74 @@ def _nearest_marked(marked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return index_of_label[label], distance
 
 
-def hidden_sheet(
-    image_linear: Float[Tensor, "b 3 h w"], coc_px: Float[Tensor, "b h w"], edges: Bool[Tensor, "b h w"]
-) -> Sheet:
-    """A guess of the surfaces behind the near side of depth edges, as far in as any ray of the lens can see.
+@dataclass(frozen=True)
+class Hidden:
+    """What a surface hides.
 
-    Concretely, a pixel q at most |coc(q) - coc(e)| from the nearest far-side edge pixel e hides a surface at coc(e),
-    with the colour of the mirror image of q in e where that lies on the far side, else of e; smoothed a little.
+    Args:
+        sheet: The part of it that rays of the lens may see past the edges.
+        image_linear: The picture with the hiding surfaces taken off.
+        coc_px: Its signed circle of confusion [px].
+    """
+
+    sheet: Sheet
+    image_linear: Float[Tensor, "b 3 h w"]
+    coc_px: Float[Tensor, "b h w"]
+
+
+def hidden_sheets(
+    image_linear: Float[Tensor, "b 3 h w"],
+    coc_px: Float[Tensor, "b h w"],
+    edges: Bool[Tensor, "b h w"],
+    *,
+    inpaint: Inpainter,
+    mixed_px: float,
+) -> list[Sheet]:
+    """Guesses of the surfaces behind the near side of depth edges, and of those behind them in turn.
 
     Args:
         image_linear: The photograph.
-        coc_px: Signed circle of confusion [px], with steep edges.
+        coc_px: Signed circle of confusion [px].
         edges: Pixels on the far side of depth edges.
+        inpaint: Makes up the colours.
+        mixed_px: How far from an edge colours of the near side are mixed in [px].
+    """
+    sheets = []
+    reach_px = coc_px
+    for _ in range(N_HIDDEN):
+        hidden = _behind(image_linear, coc_px, edges, reach_px=reach_px, inpaint=inpaint, mixed_px=mixed_px)
+        if hidden is None:
+            break
+        sheets.append(hidden.sheet)
+        image_linear, coc_px = hidden.image_linear, hidden.coc_px
+        edges, mixed_px = depth_edges(coc_px), 0.0
+    return sheets
+
+
+def _behind(
+    image_linear: Float[Tensor, "b 3 h w"],
+    coc_px: Float[Tensor, "b h w"],
+    edges: Bool[Tensor, "b h w"],
+    *,
+    reach_px: Float[Tensor, "b h w"],
+    inpaint: Inpainter,
+    mixed_px: float,
+) -> Hidden | None:
+    """What goes on behind the near side of edges; None if nothing does.
+
+    Concretely, a pixel q at most |reach(q) - coc(e)| from the nearest far-side edge pixel e hides a surface at coc(e),
+    with a colour made up from all pixels that do not themselves hide what their own edge pixel shows.
     """
     edge, distance = nearest_marked(edges)
     behind_px = _taken(coc_px, edge)
-    weight = opacity(coc_px, behind_px) * (distance <= coc_px - behind_px + EDGE_WIDTH_PX)
-    colour = _taken(image_linear, _mirrored(coc_px, edge, distance))
-    return Sheet(light=_smoothed(colour, weight) * weight[:, None], weight=weight, coc_px=behind_px)
+    covers = opacity(coc_px, behind_px)
+    weight = covers * (distance <= reach_px - behind_px + EDGE_WIDTH_PX)
+    if not bool((weight > 0).any()):
+        return None
+    known = torch.where(distance < mixed_px, MIXED_WEIGHT, 1.0) * (covers == 0)
+    colour = inpaint(image_linear, known.to(image_linear), weight.detach())
+    sheet = Sheet(light=colour * weight[:, None], weight=weight, coc_px=behind_px)
+    return Hidden(sheet, colour, torch.where(covers > 0, behind_px, coc_px))
 
 
 def _taken(image: Tensor, index: Int[Tensor, "b h w"]) -> Tensor:
@@ -123,8 +179,13 @@ def _taken(image: Tensor, index: Int[Tensor, "b h w"]) -> Tensor:
 
 def _smoothed(colour: Float[Tensor, "b 3 h w"], weight: Float[Tensor, "b h w"]) -> Float[Tensor, "b 3 h w"]:
     """The colour averaged over its neighbourhood where there is weight."""
-    weighted = torch.cat([colour * weight[:, None], weight[:, None]], dim=1)[:, None]
-    spread = gaussian_blur(weighted, weight.new_full((len(weight), 1), SMOOTH_PX))[:, 0]
+    reach = math.ceil(3 * SMOOTH_PX)
+    offset = torch.arange(-reach, reach + 1, dtype=colour.dtype, device=colour.device)
+    kernel = torch.exp(-0.5 * (offset / SMOOTH_PX).square())
+    spread = torch.cat([colour * weight[:, None], weight[:, None]], dim=1).flatten(0, 1)[:, None]
+    for kernel_2d, padding in ((kernel.view(1, 1, -1, 1), (reach, 0)), (kernel.view(1, 1, 1, -1), (0, reach))):
+        spread = F.conv2d(spread, kernel_2d, padding=padding)
+    spread = spread[:, 0].unflatten(0, (len(colour), 4))
     return spread[:, :3] / spread[:, 3:].clamp_min(torch.finfo(colour.dtype).tiny)
 
 
@@ -174,6 +235,23 @@ def split_by_matte(
     hidden = share * opacity(subject_px, rest_px)
     rest_light = image_linear - subject_light + hidden[:, None] * behind
     return [Sheet(subject_light, share, subject_px), Sheet(rest_light, 1.0 - share + hidden, rest_px)]
+
+
+def split_by_edges(image_linear: Float[Tensor, "b 3 h w"], matte: EdgeMatte) -> list[Sheet]:
+    """The visible surfaces of a photograph, with both of those that meet in a pixel on a depth edge.
+
+    Args:
+        image_linear: The photograph.
+        matte: Of its edges.
+    """
+    share = matte.share
+    hidden = torch.where(matte.band, share * opacity(matte.near_px, matte.far_px), 0.0)
+    rest_light = image_linear - matte.near_light + hidden[:, None] * matte.behind
+    rest = torch.where(matte.band, 1.0 - share + hidden, 0.0)
+    return [
+        Sheet(matte.near_light, share, matte.near_px),
+        Sheet(torch.where(matte.band[:, None], rest_light, 0.0), rest, matte.far_px),
+    ]
 
 
 def soft_edges(matte: Float[Tensor, "b h w"]) -> Bool[Tensor, "b h w"]:

@@ -3,39 +3,67 @@
 from __future__ import annotations
 
 import logging
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.nn import functional as F
 
 from bokehdiff.errors import InputError
-from bokehdiff.optics import Lens, circle_of_confusion
-from bokehdiff.renderers.layered import depth_edges, hidden_sheet, soft_edges, solid_coc, split_by_matte, steepen_edges
+from bokehdiff.optics import Aperture, Lens, circle_of_confusion
+from bokehdiff.renderers.edge_matte import edge_matte
+from bokehdiff.renderers.inpainting import Inpainter, inpainter
+from bokehdiff.renderers.layered import (
+    EDGE_WIDTH_PX,
+    depth_edges,
+    hidden_sheets,
+    soft_edges,
+    solid_coc,
+    split_by_edges,
+    split_by_matte,
+    steepen_edges,
+)
 from bokehdiff.renderers.lens_values import lens_values
 from bokehdiff.renderers.scatter import Sheet, splat
 
 logger = logging.getLogger(__name__)
 
+BEST = "layered"
+DIFFUSION = "diffusion"
 
+
+@dataclass(frozen=True)
+class PhotoOptions:
+    """What methods of `render_photo` take besides the image and its circles of confusion.
+
+    Args:
+        aperture: Shape and transmission of the opening.
+        matte: Share of each pixel that is subject, or None.
+        inpaint: Makes up the colours of hidden surfaces.
+        progress: Show a bar.
+    """
+
+    aperture: Aperture
+    matte: Float[Tensor, "b h w"] | None
+    inpaint: Inpainter
+    progress: bool
+
+
+@runtime_checkable
 class PhotoRenderer(Protocol):
     """A method of `render_photo`."""
 
     def __call__(
-        self,
-        image_linear: Float[Tensor, "b 3 h w"],
-        coc_px: Float[Tensor, "b h w"],
-        *,
-        matte: Float[Tensor, "b h w"] | None,
-        progress: bool,
+        self, image_linear: Float[Tensor, "b 3 h w"], coc_px: Float[Tensor, "b h w"], options: PhotoOptions
     ) -> Float[Tensor, "b 3 h w"]:
         """Blur the image.
 
         Args:
             image_linear: The photograph.
             coc_px: Signed circle of confusion [px].
-            matte: Share of each pixel that is subject, or None.
-            progress: Show a bar.
+            options: All else.
         """
         ...
 
@@ -47,22 +75,28 @@ def render_photo(
     *,
     matte: Float[Tensor, "b mh mw"] | None = None,
     method: str = "auto",
+    inpainting: str = DIFFUSION,
     progress: bool = False,
 ) -> Float[Tensor, "b 3 h w"]:
     """Photograph with a wide lens what an all-in-focus photograph and its disparity tell of the scene.
 
-    Concretely, each pixel spreads its light over a disc of radius |K * (disparity - focus)|, nearer light hiding
-    farther light, as `scatter.splat` writes it down; values above 1 pass as they are, and gradients flow to the image.
+    Concretely, each pixel spreads its light over a picture of the opening of radius |K * (disparity - focus)|, nearer
+    light hiding farther light, as `scatter.splat` writes it down; values above 1 pass as they are.
 
     Args:
         image_linear: All in focus, linear light; HDR above 1 allowed.
         disparity: Larger is nearer, in the units of the lens's focus; of the size of the image.
-        lens: What is in focus, and strength_px at the size of the image.
-        matte: Share of each pixel that belongs to the foreground subject, in [0, 1], of the size of the image; lets
-            "layered" part hair from what is behind it. None if unknown; "scatter" takes none.
-        method: "scatter" (only what the photograph shows), "layered" (also what lies hidden behind depth edges, which a
-            wide lens sees past them; depth edges are made steep), "auto": "layered".
-        progress: Show a bar over the slices of depth.
+        lens: What is in focus, strength_px at the size of the image, the opening (but for cat's eyes, which no
+            method here can draw), and its colour errors.
+        matte: Share of each pixel that belongs to the foreground subject, in [0, 1], of the size of the image; parts
+            hair from what is behind it. None if unknown; "scatter" takes none.
+        method: "scatter" (only what the photograph shows), "occlusion_aware" (also what lies hidden behind depth edges,
+            which a wide lens sees past them; gradients to image, disparity, matte, focus and strength), "layered"
+            (the same, where depth edges are made steep first and their pixels are parted by colour; gradients to the
+            image), "auto": "layered".
+        inpainting: What makes up hidden surfaces: "diffusion", "telea" or "navier-stokes" (OpenCV), or the path of a
+            TorchScript file such as LaMa's. "scatter" takes none.
+        progress: Show a bar over the tiles of the picture.
     """
     if method not in ("auto", *METHODS):
         raise InputError(f"method must be one of auto, {', '.join(METHODS)}; got {method!r}")
@@ -72,11 +106,47 @@ def render_photo(
         raise InputError("image_linear must be finite; got NaN or infinity")
     if method == "scatter" and matte is not None:
         raise InputError("method 'scatter' cannot use a matte: use 'layered', or pass none")
+    if method == "scatter" and inpainting != DIFFUSION:
+        raise InputError(f"method 'scatter' fills in nothing, so inpainting {inpainting!r} has no use: use 'layered'")
+    if lens.aperture.cat_eye:
+        raise InputError(
+            "cat_eye changes the opening from place to place, which render_photo cannot draw: use render_layers, "
+            f"or an aperture with cat_eye=0; got {lens.aperture.cat_eye:g}"
+        )
     if method == "auto":
-        logger.info("render_photo: method layered")
+        logger.info("render_photo: method %s", BEST)
+    options = PhotoOptions(lens.aperture, matte, inpainter(inpainting, device=image_linear.device), progress)
+    renderer = METHODS[BEST if method == "auto" else method]
+    disparity = disparity.to(image_linear)
+    if not lens.is_chromatic:
+        return _magnified(_blurred(renderer, image_linear, disparity, lens.of_channel(0), options), lens)
+    channels = []
+    for channel in range(3):
+        picture = _blurred(renderer, image_linear, disparity, lens.of_channel(channel), options)
+        channels.append(_magnified(picture, lens.of_channel(channel))[:, channel])
+    return torch.stack(channels, dim=1)
+
+
+def _blurred(
+    renderer: PhotoRenderer,
+    image_linear: Float[Tensor, "b 3 h w"],
+    disparity: Float[Tensor, "b h w"],
+    lens: Lens,
+    options: PhotoOptions,
+) -> Float[Tensor, "b 3 h w"]:
     values = lens_values(lens, image_linear)
-    coc_px = circle_of_confusion(disparity.to(image_linear), values.focus_disparity, values.strength_px)
-    return METHODS["layered" if method == "auto" else method](image_linear, coc_px, matte=matte, progress=progress)
+    coc_px = circle_of_confusion(disparity, values.focus_disparity, values.strength_px)
+    return renderer(image_linear, coc_px, options)
+
+
+def _magnified(image_linear: Float[Tensor, "b 3 h w"], lens: Lens) -> Float[Tensor, "b 3 h w"]:
+    """The picture enlarged about its centre; edge pixels go on beyond the border."""
+    scale = lens.magnification_rgb[0]
+    if scale == 1.0:
+        return image_linear
+    turn = torch.eye(2, 3, dtype=image_linear.dtype, device=image_linear.device) / scale
+    grid = F.affine_grid(turn.expand(len(image_linear), 2, 3), list(image_linear.shape), align_corners=False)
+    return F.grid_sample(image_linear, grid, padding_mode="border", align_corners=False)
 
 
 def _check_plane(name: str, plane: Tensor | None, image_linear: Tensor) -> None:
@@ -90,50 +160,83 @@ def _check_plane(name: str, plane: Tensor | None, image_linear: Tensor) -> None:
 
 
 def render_scatter(
-    image_linear: Float[Tensor, "b 3 h w"],
-    coc_px: Float[Tensor, "b h w"],
-    *,
-    matte: Float[Tensor, "b h w"] | None,
-    progress: bool,
+    image_linear: Float[Tensor, "b 3 h w"], coc_px: Float[Tensor, "b h w"], options: PhotoOptions
 ) -> Float[Tensor, "b 3 h w"]:
     """The splat of the visible pixels alone; see `scatter.splat`.
 
     Args:
         image_linear: The photograph.
         coc_px: Signed circle of confusion [px].
-        matte: Not used.
-        progress: Show a bar.
+        options: Without a matte.
     """
-    solid_px = solid_coc(coc_px, depth_edges(coc_px))
-    return splat([Sheet(image_linear, torch.ones_like(coc_px), coc_px)], solid_px, progress=progress)
+    sheets = [Sheet(image_linear, torch.ones_like(coc_px), coc_px)]
+    return _splat(sheets, coc_px, depth_edges(coc_px), options)
 
 
-def render_layered(
-    image_linear: Float[Tensor, "b 3 h w"],
-    coc_px: Float[Tensor, "b h w"],
-    *,
-    matte: Float[Tensor, "b h w"] | None,
-    progress: bool,
+def render_occlusion_aware(
+    image_linear: Float[Tensor, "b 3 h w"], coc_px: Float[Tensor, "b h w"], options: PhotoOptions
 ) -> Float[Tensor, "b 3 h w"]:
-    """The splat of the visible pixels and of a guess of what is hidden behind the edges of nearer ones.
+    """The splat of the visible pixels and of what is made up behind the edges of nearer ones; differentiable.
+
+    The idea of layers with a filled background, and of receivers in focus that reject light from behind, is Dr. Bokeh's
+    (Sheng et al., CVPR 2024); any number of surfaces, one radius for colour and coverage, and light that is neither
+    lost nor gained replace its gather.
 
     Args:
         image_linear: The photograph.
         coc_px: Signed circle of confusion [px].
-        matte: Share of each pixel that is subject, or None.
-        progress: Show a bar.
+        options: All else.
+    """
+    sheets, mixed = _visible(image_linear, coc_px, options.matte)
+    # A matte has parted the subject from what is behind it already: the other edges are those of the rest.
+    rest_px = sheets[-1].coc_px
+    hidden = hidden_sheets(
+        _colour_of(sheets[-1]), rest_px, depth_edges(rest_px), inpaint=options.inpaint, mixed_px=EDGE_WIDTH_PX
+    )
+    return _splat([*sheets, *hidden], coc_px, depth_edges(coc_px) | mixed, options)
+
+
+def render_layered(
+    image_linear: Float[Tensor, "b 3 h w"], coc_px: Float[Tensor, "b h w"], options: PhotoOptions
+) -> Float[Tensor, "b 3 h w"]:
+    """`render_occlusion_aware` for the best picture: steep depth edges, whose pixels are parted by their colours.
+
+    Args:
+        image_linear: The photograph.
+        coc_px: Signed circle of confusion [px].
+        options: All else.
     """
     coc_px = steepen_edges(coc_px)
-    edges = depth_edges(coc_px)
+    if options.matte is not None:
+        return render_occlusion_aware(image_linear, coc_px, options)
+    matte = edge_matte(image_linear, coc_px)
+    visible = split_by_edges(image_linear, matte)
+    hidden = hidden_sheets(matte.behind, matte.far_px, matte.band, inpaint=options.inpaint, mixed_px=0.0)
+    return _splat([*visible, *hidden], coc_px, matte.band, options)
+
+
+def _visible(
+    image_linear: Float[Tensor, "b 3 h w"], coc_px: Float[Tensor, "b h w"], matte: Float[Tensor, "b h w"] | None
+) -> tuple[list[Sheet], Bool[Tensor, "b h w"]]:
+    """The visible surfaces, the rest last, and where they mix."""
     if matte is None:
-        visible = [Sheet(image_linear, torch.ones_like(coc_px), coc_px)]
-        solid_px = solid_coc(coc_px, edges)
-    else:
-        visible = split_by_matte(image_linear, coc_px, matte)
-        solid_px = solid_coc(coc_px, edges | soft_edges(matte))
-    # A matte has parted the subject from what is behind it already: the other edges are those of the rest.
-    rest_px = visible[-1].coc_px
-    return splat([*visible, hidden_sheet(image_linear, rest_px, depth_edges(rest_px))], solid_px, progress=progress)
+        whole = torch.ones_like(coc_px)
+        return [Sheet(image_linear, whole, coc_px)], torch.zeros_like(coc_px, dtype=torch.bool)
+    return split_by_matte(image_linear, coc_px, matte), soft_edges(matte)
 
 
-METHODS: dict[str, PhotoRenderer] = {"scatter": render_scatter, "layered": render_layered}
+def _colour_of(sheet: Sheet) -> Float[Tensor, "b 3 h w"]:
+    return sheet.light / sheet.weight.clamp_min(torch.finfo(sheet.weight.dtype).eps)[:, None]
+
+
+def _splat(
+    sheets: list[Sheet], coc_px: Float[Tensor, "b h w"], edges: Bool[Tensor, "b h w"], options: PhotoOptions
+) -> Float[Tensor, "b 3 h w"]:
+    return splat(sheets, solid_coc(coc_px, edges), aperture=options.aperture, progress=options.progress)
+
+
+METHODS: dict[str, PhotoRenderer] = {
+    "scatter": render_scatter,
+    "occlusion_aware": render_occlusion_aware,
+    "layered": render_layered,
+}

@@ -13,14 +13,19 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from bokehdiff.optics import Aperture
+from bokehdiff.tiling import Window, tile_windows
+
 FIRST_RADII_PX = (0.0, 0.6, 1.2, 2.0)  # close in focus, where a fraction of a pixel shows
 LEAST_STEP_PX = 1.0  # between slices farther out, until ...
 STEP_PER_RADIUS = 0.08  # ... this share of the radius is more
-DIRECT_RADIUS_PX = 2.5  # up to here a direct convolution is as fast as Fourier's
+TILE_PX = 384  # pixels far from each other see other depths: slices that are empty in a tile cost nothing there
+DIRECT_SIDE_PX = 5  # up to here a direct convolution is as fast as Fourier's
 LEAST_WEIGHT = 1e-7  # what rounding leaves of nothing; a single pixel spread over a disc of 500 px weighs more
 GAP_SLICES = (2.5, 4.0)  # surfaces as many slices apart begin to hide each other, and do so wholly
 SOLID_SLICES = (4.0, 6.0)  # the same where a steep slope must not hide its own farther end
-SAME_SURFACE_SLICES = 2  # a pixel is shared by two neighbouring slices, which therefore do not hide each other
+NOTHING_SOLID = -1e9  # a signed circle of confusion behind everything; finite, so that gradients are
+SAME_SURFACE_SLICES = 3  # as many in a row do not hide each other: a slope would hide its own farther end
 
 
 @dataclass(frozen=True)
@@ -39,13 +44,17 @@ class Sheet:
 
 
 def splat(
-    sheets: Sequence[Sheet], solid_coc_px: Float[Tensor, "b h w"], *, progress: bool = False
+    sheets: Sequence[Sheet],
+    solid_coc_px: Float[Tensor, "b h w"],
+    *,
+    aperture: Aperture | None = None,
+    progress: bool = False,
 ) -> Float[Tensor, "b 3 h w"]:
     """Spread every pixel of the sheets over its disc; nearer light hides farther light; normalise what lands.
 
     Concretely, out(p) = sum over slices k of V_k(p) (light_k * disc_k)(p), over the same sum of weight_k instead of
     light_k, where disc_k has the radius of slice k and sums to 1, each pixel belongs to the two slices next to its
-    circle of confusion by linear shares, and V_k(p) = 1 - min(1, sum over slices j at least two nearer than k of
+    circle of confusion by linear shares, and V_k(p) = 1 - min(1, sum over slices j at least three nearer than k of
     (weight_j * disc_j)(p)) is what nearer slices leave free. Neighbouring slices are one surface: they share a pixel
     and do not hide each other. Beyond the border the edge pixels go on.
 
@@ -55,19 +64,49 @@ def splat(
     Args:
         sheets: At least one, of one size.
         solid_coc_px: Where only one surface can be seen, its signed circle of confusion, which closes the pixel to what
-            is far behind, although noise in its depth may leave gaps between slices; -inf elsewhere [px].
-        progress: Show a bar over the slices.
+            is far behind, although noise in its depth may leave gaps between slices; `NOTHING_SOLID` elsewhere [px].
+        aperture: Shape and transmission of the opening; None for a disc.
+        progress: Show a bar over the tiles.
     """
     nodes = slice_radii(*_range_px(sheets))
     margin = math.ceil(max(abs(nodes[0]), abs(nodes[-1]))) + 1 if len(nodes) > 1 or nodes[0] else 0
     padded = [_padded(sheet, margin) for sheet in sheets]
-    sums = torch.zeros_like(torch.cat([sheets[0].light, sheets[0].weight[:, None]], dim=1))
+    height, width = solid_coc_px.shape[1:]
+    tiles = tile_windows((height, width), tile_px=TILE_PX, overlap_px=0)
+    picture = torch.zeros_like(sheets[0].light)
+    for tile in tqdm(tiles, desc="tiles", disable=not progress):
+        rows, columns = slice(tile.top, tile.top + tile.height), slice(tile.left, tile.left + tile.width)
+        reaching = [_cropped(sheet, tile, margin) for sheet in padded]
+        picture[..., rows, columns] = _splat_tile(
+            reaching, solid_coc_px[:, rows, columns], nodes, aperture or Aperture(), margin
+        )
+    return picture
+
+
+def _cropped(sheet: Sheet, tile: Window, margin: int) -> Sheet:
+    rows = slice(tile.top, tile.top + tile.height + 2 * margin)
+    columns = slice(tile.left, tile.left + tile.width + 2 * margin)
+    return Sheet(sheet.light[..., rows, columns], sheet.weight[:, rows, columns], sheet.coc_px[:, rows, columns])
+
+
+def _splat_tile(
+    padded: Sequence[Sheet],
+    solid_coc_px: Float[Tensor, "b h w"],
+    nodes: list[float],
+    aperture: Aperture,
+    margin: int,
+) -> Float[Tensor, "b 3 h w"]:
+    """The tile that the padded sheets surround."""
+    nodes = _enclosing(nodes, *_range_px(padded))
+    like = padded[0].light
+    sums = like.new_zeros(len(like), 4, *solid_coc_px.shape[1:])
     landed: list[Tensor] = []
-    covered = torch.zeros_like(sheets[0].weight)
-    for k in tqdm(reversed(range(len(nodes))), total=len(nodes), desc="slices", disable=not progress):
+    covered = torch.zeros_like(sums[:, 3])
+    for k in reversed(range(len(nodes))):
         if len(landed) >= SAME_SURFACE_SLICES:
             covered = covered + landed[-SAME_SURFACE_SLICES]
-        spread = _spread(_slice(padded, nodes, k), abs(nodes[k]), margin)
+        kernel = aperture_kernel(nodes[k], aperture, like=like)
+        spread = _spread(_slice(padded, nodes, k), kernel, margin)
         landed.append(spread[:, 3])
         closed = torch.maximum(covered.clamp(max=1.0), _slices_apart(solid_coc_px, nodes[k], SOLID_SLICES))
         sums = sums + (1.0 - closed)[:, None] * spread
@@ -86,15 +125,25 @@ def opacity(near_px: Tensor, far_px: Tensor) -> Tensor:
 
 def _slices_apart(near_px: Tensor, far_px: Tensor | float, ramp: tuple[float, float]) -> Tensor:
     far_px = torch.as_tensor(far_px, dtype=near_px.dtype, device=near_px.device)
-    # -inf (nothing solid) has no width of its own.
-    widest_px = torch.maximum(near_px.abs().nan_to_num(posinf=0.0), far_px.abs())
+    widest_px = torch.maximum(near_px.abs(), far_px.abs())
     slices = (near_px - far_px) / (STEP_PER_RADIUS * widest_px).clamp_min(LEAST_STEP_PX)
     return ((slices - ramp[0]) / (ramp[1] - ramp[0])).clamp(0.0, 1.0)
 
 
 def _range_px(sheets: Sequence[Sheet]) -> tuple[float, float]:
-    extremes = [sheet.coc_px.detach().aminmax() for sheet in sheets]
-    return min(float(low) for low, _ in extremes), max(float(high) for _, high in extremes)
+    """Smallest and largest circle of confusion of what is there."""
+    there = [sheet.coc_px.detach()[sheet.weight.detach() > 0] for sheet in sheets]
+    extremes = [coc_px.aminmax() for coc_px in there if len(coc_px)]
+    return min((float(low) for low, _ in extremes), default=0.0), max(
+        (float(high) for _, high in extremes), default=0.0
+    )
+
+
+def _enclosing(nodes: list[float], least_px: float, most_px: float) -> list[float]:
+    """The slices that a part of the range needs."""
+    first = max((i for i, radius in enumerate(nodes) if radius <= least_px), default=0)
+    last = min((i for i, radius in enumerate(nodes) if radius >= most_px), default=len(nodes) - 1)
+    return nodes[first : last + 1]
 
 
 def slice_radii(least_px: float, most_px: float) -> list[float]:
@@ -144,9 +193,8 @@ def _slice(sheets: Sequence[Sheet], nodes: list[float], k: int) -> Float[Tensor,
     return total
 
 
-def _spread(content: Float[Tensor, "b 4 ph pw"], radius_px: float, margin: int) -> Float[Tensor, "b 4 h w"]:
-    """Convolve with the disc and take the margin off; only the box that holds something is worked on."""
-    kernel = disc_kernel(radius_px, like=content)
+def _spread(content: Float[Tensor, "b 4 ph pw"], kernel: Float[Tensor, "k k"], margin: int) -> Float[Tensor, "b 4 h w"]:
+    """Convolve with the opening and take the margin off; only the box that holds something is worked on."""
     reach = kernel.shape[0] // 2
     height, width = (n - 2 * margin for n in content.shape[-2:])
     filled = content[:, 3].detach().amax(dim=0) > 0
@@ -161,36 +209,40 @@ def _spread(content: Float[Tensor, "b 4 ph pw"], radius_px: float, margin: int) 
     reaching = content[
         ..., top + margin - reach : bottom + margin + reach, left + margin - reach : right + margin + reach
     ]
-    spread = _convolve(reaching, kernel, direct=radius_px <= DIRECT_RADIUS_PX)
+    spread = _convolve(reaching, kernel)
     return F.pad(spread, (left, width - right, top, height - bottom))
 
 
-def disc_kernel(radius_px: float, *, like: Tensor) -> Float[Tensor, "k k"]:
-    """An even disc on the pixel grid, of total weight 1.
+def aperture_kernel(radius_px: float, aperture: Aperture, *, like: Tensor) -> Float[Tensor, "k k"]:
+    """The picture of a dot: the opening on the pixel grid, of total weight 1.
 
-    Concretely, kernel[i, j] is proportional to clip(r + 1/2 - |(i, j)|, 0, 1), the share of a pixel at that distance
-    from the centre that a disc of radius r covers; up to half a pixel it is the identity.
+    Concretely, kernel[i, j] is proportional to the opening's transmittance at -(j, i) / r, its outline falling over one
+    pixel: for a disc clip(|r| + 1/2 - |(i, j)|, 0, 1), the share of a pixel at that distance that the disc covers. Up
+    to half a pixel it is the identity.
 
     Args:
-        radius_px: 0 or more.
+        radius_px: Signed: before the focus the opening is seen upside down.
+        aperture: Shape and transmission of the opening.
         like: Gives dtype and device.
     """
-    reach = math.ceil(max(radius_px - 0.5, 0.0))
+    reach = math.ceil(max(abs(radius_px) - 0.5, 0.0))
+    if reach == 0:
+        return like.new_ones(1, 1)
     offset = torch.arange(-reach, reach + 1, dtype=like.dtype, device=like.device)
-    distance = torch.hypot(offset[:, None], offset[None, :])
-    kernel = (radius_px + 0.5 - distance).clamp(0.0, 1.0)
-    return kernel / kernel.sum() if radius_px > 0 else torch.ones_like(kernel)
+    points = torch.stack(torch.meshgrid(offset, offset, indexing="xy"), dim=-1) / -radius_px
+    kernel = aperture.transmittance(points, softness=1.0 / abs(radius_px))
+    # An opening whose grains are finer than the pixels may be missed by all of them.
+    return kernel / kernel.sum() if float(kernel.sum()) > 0 else (points.norm(dim=-1) == 0).to(like)
 
 
-def _convolve(
-    image: Float[Tensor, "b 4 h w"], kernel: Float[Tensor, "k k"], *, direct: bool
-) -> Float[Tensor, "b 4 oh ow"]:
-    """Convolution where the (symmetric) kernel fits wholly into the image."""
+def _convolve(image: Float[Tensor, "b 4 h w"], kernel: Float[Tensor, "k k"]) -> Float[Tensor, "b 4 oh ow"]:
+    """Convolution where the kernel fits wholly into the image."""
     side = kernel.shape[0]
     if side == 1:
         return image
-    if direct:
-        return F.conv2d(image.flatten(0, 1)[:, None], kernel[None, None])[:, 0].unflatten(0, image.shape[:2])
+    if side <= DIRECT_SIDE_PX:
+        flipped = kernel.flip(0, 1)[None, None]  # torch's convolution is a correlation
+        return F.conv2d(image.flatten(0, 1)[:, None], flipped)[:, 0].unflatten(0, image.shape[:2])
     size_hw = [cv2.getOptimalDFTSize(n) for n in image.shape[-2:]]
     product = torch.fft.rfft2(image, s=size_hw) * torch.fft.rfft2(kernel, s=size_hw)
     height, width = image.shape[-2:]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -35,12 +36,20 @@ class RenderOptions:
         focus_point: Focus on the point X,Y [px].
         focus_box: Focus on the median of the box LEFT,TOP,RIGHT,BOTTOM [px].
         mask: Focus on the subject, bright in this mask: a file or a folder; without any focus, on the centre.
-        matte: Subject's soft mask, file or folder, that parts its hair from what is behind: "layered" only.
+        matte: Subject's soft mask, file or folder, that parts its hair from what is behind; not for "scatter".
         f_number: Opening of a real lens, such as 1.8; the disparity is metric then.
         focal_length_mm: True focal length [mm]; none for EXIF's.
         focus_distance_m: Distance in focus [m]; none for the focus flags, else EXIF's.
         sensor_width_mm: Width of the sensor [mm]; none for EXIF's, else 36.
-        method: layered (sees past depth edges), scatter (only what the photograph shows), or auto for the best.
+        method: layered (sees past depth edges and parts their pixels by colour), occlusion_aware (sees past them as
+            the map has them), scatter (only what the photograph shows), or auto for the best.
+        inpainting: What makes up hidden surfaces: diffusion, telea, navier-stokes, or a TorchScript file (LaMa).
+        blades: Blades of the aperture, 3 or more; 0 for a disc.
+        blade_rotation_deg: Turn of the blades, clockwise in the picture [degree].
+        blade_rounding: Curvature of the blades: 0 straight, 1 a disc.
+        highlights: How many times brighter than white clipped lights were, guessed back before blurring; 1 for none.
+        focus_sweep: Number of pictures from the farthest to the nearest focus, in OUTPUT_DIR/NAME_sweep; 0 for one
+            picture at the focus.
         transfer: How display values become light: gamma22 or the piecewise srgb curve.
         normalize_disparity: Stretch each map to [0, 1] first.
         invert_disparity: The maps are 0 at the nearest point.
@@ -62,7 +71,13 @@ class RenderOptions:
     focal_length_mm: float | None = None
     focus_distance_m: float | None = None
     sensor_width_mm: float | None = None
-    method: Literal["auto", "layered", "scatter"] = "auto"
+    method: Literal["auto", "layered", "occlusion_aware", "scatter"] = "auto"
+    inpainting: str = "diffusion"
+    blades: int = 0
+    blade_rotation_deg: float = 0.0
+    blade_rounding: float = 0.0
+    highlights: float = 1.0
+    focus_sweep: int = 0
     transfer: Literal["gamma22", "srgb"] = "gamma22"
     normalize_disparity: bool = False
     invert_disparity: bool = False
@@ -91,7 +106,7 @@ def run(options: RenderOptions) -> int:
     _check_flags(options)
     with at_fault("--image"):
         photographs = find_images(options.image)
-    return render_each(photographs, lambda path: [_render(path, options, single=len(photographs) == 1)])
+    return render_each(photographs, lambda path: _render(path, options, single=len(photographs) == 1))
 
 
 def _check_flags(options: RenderOptions) -> None:
@@ -109,6 +124,8 @@ def _check_flags(options: RenderOptions) -> None:
     if options.f_number is not None and (options.normalize_disparity or options.invert_disparity):
         flag = "--normalize-disparity" if options.normalize_disparity else "--invert-disparity"
         raise InputError("metric disparity, which --f-number needs, must stay as it is", flag=flag)
+    if options.focus_sweep < 0:
+        raise InputError(f"must be 0 or more pictures; got {options.focus_sweep}", flag="--focus-sweep")
     focus = {
         "--focus": options.focus,
         "--focus-point": options.focus_point,
@@ -121,9 +138,10 @@ def _check_flags(options: RenderOptions) -> None:
         raise InputError(f"the focus is given more than once: {', '.join(given)}", flag=given[1])
 
 
-def _render(path: Path, options: RenderOptions, *, single: bool) -> Path:
-    from bokehdiff.images import linear_to_srgb, load_mask, load_photo, make_folder, save_image, srgb_to_linear
-    from bokehdiff.renderers import render_photo
+def _render(path: Path, options: RenderOptions, *, single: bool) -> Iterator[Path]:
+    """Render one photograph, at one focus or at many; gives each file once it is written."""
+    from bokehdiff.images import load_mask, load_photo, srgb_to_linear
+    from bokehdiff.renderers import recover_highlights
 
     with at_fault("--image"):
         photo = load_photo(path)
@@ -136,19 +154,49 @@ def _render(path: Path, options: RenderOptions, *, single: bool) -> Path:
         with at_fault("--matte"):
             matte = _fitted(load_mask(_map_of(path, options.matte, single=single)), photo.size_hw, what="matte")
     lens = _lens(photo, disparity, options, single=single)
+    with at_fault("--highlights"):
+        image_linear = recover_highlights(
+            srgb_to_linear(photo.image_srgb, transfer=options.transfer), options.highlights
+        )
+    for target, focused in _shots(path, lens, disparity, options):
+        yield _save(_blur(image_linear, disparity, focused, matte, options, progress=single), target, photo, options)
+
+
+def _shots(path: Path, lens: Any, disparity: Any, options: RenderOptions) -> Iterator[tuple[Path, Any]]:
+    """Each picture's file and lens."""
+    from dataclasses import replace
+
+    folder = Path(options.output_dir)
+    if not options.focus_sweep:
+        yield folder / f"{path.stem}.{options.format}", lens
+        return
+    least, most = float(disparity.min()), float(disparity.max())
+    for i in range(options.focus_sweep):
+        focus = least + (most - least) * i / max(options.focus_sweep - 1, 1)
+        yield folder / f"{path.stem}_sweep" / f"{i:03d}.{options.format}", replace(lens, focus_disparity=focus)
+
+
+def _blur(image_linear: Any, disparity: Any, lens: Any, matte: Any, options: RenderOptions, *, progress: bool) -> Any:
+    from bokehdiff.renderers import render_photo
+
     with at_fault("--method"):
-        image_linear = render_photo(
-            srgb_to_linear(photo.image_srgb, transfer=options.transfer),
+        return render_photo(
+            image_linear,
             disparity,
             lens,
             matte=matte,
             method=options.method,
-            progress=single,
+            inpainting=options.inpainting,
+            progress=progress,
         )
-    target = Path(options.output_dir) / f"{path.stem}.{options.format}"
+
+
+def _save(image_linear: Any, target: Path, photo: Any, options: RenderOptions) -> Path:
+    from bokehdiff.images import linear_to_srgb, make_folder, save_image
+
     with at_fault("--output-dir"):
-        if target.exists() and target.samefile(path):
-            raise InputError(f"the result would replace the photograph {path}: choose another folder")
+        if target.exists() and target.samefile(photo.path):
+            raise InputError(f"the result would replace the photograph {photo.path}: choose another folder")
         make_folder(target.parent)
     with at_fault("--bit-depth"):
         image_srgb = linear_to_srgb(image_linear, transfer=options.transfer)
@@ -209,14 +257,18 @@ def _fitted(plane: Any, size_hw: tuple[int, int], *, what: str) -> Any:
 def _lens(photo: Any, disparity: Any, options: RenderOptions, *, single: bool) -> Any:
     from dataclasses import replace
 
-    from bokehdiff.optics import Lens
+    from bokehdiff.optics import Aperture, Lens
 
     focus = _focus(photo, disparity, options, single=single)
+    with at_fault("--blades"):
+        aperture = Aperture(
+            blades=options.blades, rotation_deg=options.blade_rotation_deg, rounding=options.blade_rounding
+        )
     if options.f_number is None:
         assert focus is not None  # noqa: S101  only a camera has a focus of its own
         strength = DEFAULT_STRENGTH_PX if options.K is None else options.K
         with at_fault("--K"):
-            return Lens(focus, strength)
+            return Lens(focus, strength, aperture)
     with at_fault("--f-number"):
         lens = photo.camera.lens(
             image_width_px=photo.sensor_width_px,
@@ -226,7 +278,9 @@ def _lens(photo: Any, disparity: Any, options: RenderOptions, *, single: bool) -
             focus_distance_m=options.focus_distance_m if focus is None else 1.0,
             sensor_width_mm=options.sensor_width_mm,
         )
-    lens = lens if focus is None else replace(lens, focus_disparity=focus)
+    lens = (
+        replace(lens, aperture=aperture) if focus is None else replace(lens, aperture=aperture, focus_disparity=focus)
+    )
     logger.info("%s: in focus at disparity %g, %g px per unit", photo.path.name, lens.focus_disparity, lens.strength_px)
     return lens
 

@@ -1,7 +1,8 @@
 """Lens blur from physics alone: planar layers by ray tracing, photographs with disparity by spreading light."""
 
+from bokehdiff.renderers.highlights import recover_highlights
 from bokehdiff.renderers.layers import LayerStack
 from bokehdiff.renderers.photo import METHODS, render_photo
 from bokehdiff.renderers.raytraced import BACKENDS, render_layers
 
-__all__ = ["BACKENDS", "METHODS", "LayerStack", "render_layers", "render_photo"]
+__all__ = ["BACKENDS", "METHODS", "LayerStack", "recover_highlights", "render_layers", "render_photo"]

@@ -8,8 +8,8 @@ import torch
 
 from bokehdiff import images
 from bokehdiff.cli.main import main
-from bokehdiff.optics import Lens
-from bokehdiff.renderers import render_photo
+from bokehdiff.optics import Aperture, Lens
+from bokehdiff.renderers import recover_highlights, render_photo
 from tests.helpers import psnr
 
 
@@ -106,6 +106,7 @@ def test_the_better_named_map_wins_and_transparency_is_named(scene, caplog):
         (["--K", "9", "--f-number", "2"], "--K: pass either --K or --f-number, not both"),
         (["--f-number", "2", "--normalize-disparity"], "--normalize-disparity: metric disparity"),
         (["--f-number", "2", "--invert-disparity"], "--invert-disparity: metric disparity"),
+        (["--focus-sweep", "-1"], "--focus-sweep: must be 0 or more pictures; got -1"),
         (["--focus", "0.3", "--focus-point", "1,1"], "--focus-point: the focus is given more than once"),
     ],
 )
@@ -126,6 +127,9 @@ def test_contradictions_are_refused_before_anything_is_read(scene, words, messag
         (["--f-number", "2"], "--f-number: the photograph's EXIF does not tell focal_length_mm"),
         (["--K", "-3"], "--K: strength_px must be 0 or more"),
         (["--format", "jpg", "--bit-depth", "16"], "--bit-depth: "),
+        (["--highlights", "0.5"], "--highlights: gain must be 1 (no change) or more; got 0.5"),
+        (["--blades", "2"], "--blades: blades must be 0 (a disc) or 3"),
+        (["--inpainting", "magic"], "inpainting must be one of diffusion"),
         (["--mask", "nowhere"], "--mask: nowhere: no such file or folder"),
     ],
 )
@@ -173,3 +177,28 @@ def test_one_map_for_several_photographs_and_a_result_over_its_source_are_refuse
     assert "--output-dir: the result would replace the photograph" in capsys.readouterr().out
     assert main(["render", str(scene / "photos" / "a.png"), one, "--output-dir", one]) == 1
     assert "--output-dir: cannot make the folder" in capsys.readouterr().out
+
+
+def test_blades_inpainting_and_highlights_reach_the_renderer(scene):
+    words = ["--K", "12", "--focus", "0.75", "--blades", "6", "--blade-rotation-deg", "15", "--inpainting", "telea"]
+    assert render(scene, *words, "--method", "occlusion_aware", "--highlights", "6") == 0
+    image = images.load_photo(scene / "photos" / "a.png").image_srgb
+    light = recover_highlights(images.srgb_to_linear(image), 6.0)
+    lens = Lens(0.75, 12.0, Aperture(blades=6, rotation_deg=15.0))
+    disparity = images.load_disparity(scene / "depth" / "a_pred.npy")
+    blurred = render_photo(light, disparity, lens, method="occlusion_aware", inpainting="telea")
+    assert psnr(result(scene), images.linear_to_srgb(blurred).clamp(0, 1)) > 50
+
+
+def test_a_focus_sweep_goes_from_far_to_near(scene):
+    assert render(scene, "--K", "12", "--focus-sweep", "3") == 0
+    assert sorted(path.name for path in (scene / "out" / "a_sweep").iterdir()) == ["000.png", "001.png", "002.png"]
+    assert psnr(result(scene, "a_sweep/000.png"), expected(scene, Lens(0.25, 12.0))) > 50
+    assert psnr(result(scene, "a_sweep/002.png"), expected(scene, Lens(0.75, 12.0))) > 50
+
+
+def test_clipped_lights_are_brought_back_and_the_rest_stays():
+    image = torch.tensor([0.1, 0.79, 0.9, 1.0]).expand(1, 3, 1, 4)
+    got = recover_highlights(image, 5.0)
+    torch.testing.assert_close(got[0, 0, 0], torch.tensor([0.1, 0.79, 0.9 * 3.0, 5.0]))
+    assert recover_highlights(image, 1.0).equal(image)

@@ -101,19 +101,20 @@ def _trace_strip(scene: _Scene, rays: Rays, rows: Rows) -> tuple[Float[np.ndarra
     shape = (rows[1] - rows[0], width, n_channels)
     places = image_field(_centres(rows, width), (height, width))
     gathered, light = np.zeros(shape, np.float32), torch.zeros(shape[:2])
+    some_gathered, some_light = np.zeros_like(gathered), torch.zeros_like(light)
     for i, seen in enumerate(_seen_by_rays(scene, rows)):
-        if i % RAYS_PER_SUM == 0:
-            some_gathered, some_light = np.zeros(shape, np.float32), torch.zeros(shape[:2])
-        carried = rays.light(i, places)
-        some_light += carried
         if rays.aperture.cat_eye:
+            carried = rays.light(i, places)
             cv2.accumulateProduct(seen, cv2.merge([carried.numpy()] * n_channels), some_gathered)
+            some_light += carried
         else:
-            cv2.scaleAdd(seen, float(carried[0, 0]), some_gathered, dst=some_gathered)
+            cv2.scaleAdd(seen, float(rays.weights[i]), some_gathered, dst=some_gathered)
         if i % RAYS_PER_SUM == RAYS_PER_SUM - 1 or i + 1 == len(rays.points):
             cv2.add(gathered, some_gathered, dst=gathered)
+            some_gathered.fill(0.0)
             light += some_light
-    return gathered, light
+            some_light.zero_()
+    return gathered, light if rays.aperture.cat_eye else light + rays.weights.sum()
 
 
 def _seen_by_rays(scene: _Scene, rows: Rows) -> Iterator[np.ndarray]:
@@ -139,8 +140,9 @@ def _lay_over(
     into: np.ndarray,
 ) -> np.ndarray:
     """Layers over one another, near first in `order`, each only where it shows."""
-    into.fill(0.0)
     farthest = order[-1]
+    if boxes[farthest].tolist() != [0, 0, into.shape[1], into.shape[0]]:
+        into.fill(0.0)
     _warp(layers[farthest], maps[farthest], into, _slices(boxes[farthest]))
     for i in order[-2::-1]:
         box = _slices(boxes[i])

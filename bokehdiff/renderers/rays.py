@@ -101,9 +101,9 @@ def walks(
 ) -> Float[Tensor, "n b l 2 3"]:
     """How far rays walk from their pixels to where they meet a layer, as affine maps of the pixel.
 
-    Concretely, a ray meets the layer at x = q + coc(x) * u, where q = middle + m * (p - middle) is the pixel p in an
-    image magnified by m. So x - q = coc(q) / (1 - K * (cx * u.x + cy * u.y)) * u, where coc(q) is the layer's signed
-    circle at q, which is affine in q and thus in p.
+    Concretely, a ray meets the layer at x = q + coc(x) * u, where q = middle + (p - middle) / m is what an image
+    magnified by m shows at pixel p. So x - q = coc(q) / (1 - K * (cx * u.x + cy * u.y)) * u, where coc(q) is the
+    layer's signed circle at q, which is affine in q and thus in p.
 
     Args:
         planes: Layers; refused where one is as steep as a ray, K * |(cx, cy)| >= 1.
@@ -118,9 +118,10 @@ def walks(
             f"a layer is too steep for this lens: strength_px * |(cx, cy)| must stay below 1; got {steepest:g}"
         )
     coc_at_corner = circle_of_confusion(planes[..., :1], lens.focus_disparity, lens.strength_px)
-    moved = (lens.magnification - 1.0) * torch.tensor([-size_hw[1] / 2, -size_hw[0] / 2]).to(planes)
+    scale = 1.0 / lens.magnification
+    moved = (scale - 1.0) * torch.tensor([-size_hw[1] / 2, -size_hw[0] / 2]).to(planes)
     coc_at_corner = coc_at_corner + (slope * moved).sum(-1, keepdim=True)
-    coc = torch.cat([lens.magnification * slope, coc_at_corner], dim=-1)
+    coc = torch.cat([scale * slope, coc_at_corner], dim=-1)
     along_point = coc / (1.0 - (slope * points[:, None, None]).sum(-1, keepdim=True))
-    enlarged = torch.cat([(lens.magnification - 1.0) * torch.eye(2).to(planes), moved[:, None]], dim=1)
+    enlarged = torch.cat([(scale - 1.0) * torch.eye(2).to(planes), moved[:, None]], dim=1)
     return points[:, None, None, :, None] * along_point[..., None, :] + enlarged

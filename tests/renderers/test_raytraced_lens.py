@@ -121,7 +121,7 @@ def test_lateral_colour_enlarges_each_channel_about_the_middle(backend):
     got = render_layers(LayerStack(opaque(ramp), facing(0.5)), lens, n_samples=4, backend=backend)[0]
     x = torch.arange(101) + 0.5
     for channel, scale in enumerate(lens.magnification_rgb):
-        expected = (50.5 + scale * (x - 50.5)) / 101  # the ray of p meets the layer at middle + scale * (p - middle)
+        expected = (50.5 + (x - 50.5) / scale) / 101  # in a larger picture p shows what lies nearer to the middle
         assert_close(got[channel, 1, 5:-5], expected[5:-5], dtype=torch.float16)
     assert_close(got[1], ramp[0, 1])
 
@@ -134,7 +134,7 @@ def test_a_tilted_layer_is_enlarged_together_with_its_blur(backend):
     lens = Lens(0.2, 15.0, magnification_rgb=(1.1, 1.1, 1.1))
     got = render_layers(LayerStack(rgba, planes), lens, n_samples=64, backend=backend)
     plain = render_layers(LayerStack(rgba, planes), Lens(0.2, 15.0), n_samples=64, backend=backend)
-    x = (20 + 1.1 * (torch.arange(10, 30) + 0.5 - 20)) / 20 - 1
+    x = (torch.arange(10, 30) + 0.5 - 20) / 1.1 / 20
     grid = torch.stack(torch.meshgrid(x, x, indexing="xy"), dim=-1)[None]
     expected = torch.nn.functional.grid_sample(plain, grid, align_corners=False)
     assert psnr(got[..., 10:30, 10:30], expected) > 55

@@ -30,8 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: Words after the program's name; None for those of this process.
     """
-    # Threads of torch that wait for each other in a loop stand in their own way on a busy machine: with both cores taken,
-    # a training step of the demo took 9.1 s so, and 1.8 s with threads that sleep. Read when torch is loaded, later.
+    # Threads of torch that wait for each other in a loop stand in their own way on a busy machine: with both cores
+    # taken, a training step of the demo took 9.1 s so, and 1.8 s with threads that sleep. Read when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in {"-h", "--help", "help"}:

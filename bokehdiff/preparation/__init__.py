@@ -1,5 +1,7 @@
-"""Photographs made ready for rendering: disparity and subject masks, predicted or taken in, folder by folder."""
+"""Photographs made ready for rendering: disparity and subject masks, predicted, taken in, or
+seen by the defocus of other photographs of the same view."""
 
+from bokehdiff.preparation.defocus import DefocusResult, depth_from_defocus
 from bokehdiff.preparation.disparity import (
     DEPTH_ANYTHING_V2,
     DisparityModel,
@@ -20,6 +22,7 @@ from bokehdiff.preparation.matting import (
 __all__ = [
     "DEPTH_ANYTHING_V2",
     "BiRefNetMatting",
+    "DefocusResult",
     "DisparityModel",
     "DisparitySubject",
     "MapConvention",
@@ -29,6 +32,7 @@ __all__ = [
     "SubjectMatting",
     "TransformersDisparity",
     "TransformersMatting",
+    "depth_from_defocus",
     "fill_holes",
     "load_matting",
     "photographs_to_predict",

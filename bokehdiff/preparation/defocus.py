@@ -77,6 +77,15 @@ class _Found:
 
 
 @dataclass(frozen=True)
+class _Swept:
+    """What the focal sweep tells: the range of u, u itself, and what was unknown of the lenses."""
+
+    model: LensModel
+    guessed: Guess
+    unknown: Float[Tensor, " p"]
+
+
+@dataclass(frozen=True)
 class _View:
     """The images at one size of the pyramid."""
 
@@ -172,8 +181,8 @@ def depth_from_defocus(
         size_px=max(sharp_srgb.shape[2:]),
     )
     full = _view(sharp_srgb, blurred_srgb, transfer)
-    guessed, unknown = _swept(full, model, aperture)
-    start = _Found(guessed.coc_px, unknown)
+    swept = _swept(full, model, aperture)
+    model, guessed, start = swept.model, swept.guessed, _Found(swept.guessed.coc_px, swept.unknown)
     found = _descended(full, model, start, aperture, n_steps, progress) if n_steps else start
     return _result(full, model, guessed, start, found, aperture)
 
@@ -197,7 +206,7 @@ def _check_images(sharp_srgb: Tensor, blurred_srgb: Tensor) -> None:
             raise InputError(f"the {name} must be finite; got NaN or infinity")
 
 
-def _swept(full: _View, model: LensModel, aperture: Aperture) -> tuple[Guess, Float[Tensor, " p"]]:
+def _swept(full: _View, model: LensModel, aperture: Aperture) -> _Swept:
     """Everything that the focal sweep tells, at the full size."""
     scale = min(1.0, SWEEP_SIDE_PX / max(full.size_hw))
     view, small = full.resized(scale), model.resized(scale)
@@ -207,11 +216,16 @@ def _swept(full: _View, model: LensModel, aperture: Aperture) -> tuple[Guess, Fl
         raise InputError("the sharp image has no texture that blur would change: there is no depth to see by")
     unknown = searched(small, sweep)
     logger.info("focal sweep: radii up to %g px at %d x %d px", largest_px, *reversed(view.size_hw))
-    first = guess(sweep, view.sharp_srgb, small.levels_px, small.scales, small.shifts(unknown))
+    shifts = small.shifts(unknown)
+    first = guess(sweep, view.sharp_srgb, small.levels_px, small.scales, shifts)
+    if not small.is_known:
+        # Where depth breaks off patches see two discs, and some choose one that no surface has: look again without.
+        small = small.narrowed(first.coc_px, first.confidence)
+        first = guess(sweep, view.sharp_srgb, small.levels_px, small.scales, shifts)
     coc_px = resize(first.coc_px[:, None], full.size_hw)[:, 0] / scale
     confidence = resize(first.confidence[:, None], full.size_hw)[:, 0]
     at_full = Guess(coc_px, confidence, first.uniform_px / scale)
-    return at_full, unknown / scale
+    return _Swept(small.resized(1.0 / scale), at_full, unknown / scale)
 
 
 def _descended(

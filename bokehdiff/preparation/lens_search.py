@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -17,6 +17,7 @@ from bokehdiff.preparation.focal_sweep import STEP_PX, Sweep, explained, probes
 FirstFocus = Literal["nearest", "farthest"]
 
 LEAST_BLUR_PX = 1.0  # smaller discs do not show: if none is larger, there is nothing to see depth by
+RANGE_SLACK = 0.03  # of the range of u that patches show, by which descent may leave it
 LEAST_DOUBT = 0.02  # no patch counts for more than fifty of the doubtful ones
 LARGEST_SHARE = 0.08  # of the longer side: no disc is looked for beyond it, if the strength is unknown, ...
 LARGEST_PX = 10.0  # ... or beyond this, if it is more
@@ -73,6 +74,11 @@ class LensModel:
         return max(abs(self.least_px), abs(self.most_px))
 
     @property
+    def is_known(self) -> bool:
+        """Whether strength and focus were given."""
+        return self.strength_px is not None and self.focus_disparity is not None
+
+    @property
     def levels_px(self) -> Float[Tensor, " k"]:
         """Circles of confusion to choose from, ascending, zero among them if it is in the range."""
         return torch.arange(round(self.least_px / STEP_PX), round(self.most_px / STEP_PX) + 1) * STEP_PX
@@ -123,18 +129,26 @@ class LensModel:
             focus = tuple(first - shift / k for shift, k in zip(shifts, strength, strict=True))
         return Lenses(focus, strength)
 
+    def narrowed(self, coc_px: Float[Tensor, "1 h w"], confidence: Float[Tensor, "1 h w"]) -> LensModel:
+        """The same lenses for the range of u that a first guess has shown, and a little more.
+
+        Args:
+            coc_px: u, as guessed [px].
+            confidence: How much each pixel counts.
+        """
+        least, most = _span(coc_px.flatten(), confidence.flatten().double())
+        slack = max(STEP_PX, RANGE_SLACK * (most - least))
+        return replace(self, least_px=max(self.least_px, least - slack), most_px=min(self.most_px, most + slack))
+
     def resized(self, scale: float) -> LensModel:
         """The same for images resized by `scale`."""
         strength = None if self.strength_px is None else tuple(scale * value for value in self.strength_px)
-        return LensModel(
-            strength,
-            self.focus_disparity,
-            self.first_focus,
-            self.scales,
-            self.base * scale,
-            self.directions,
-            self.least_px * scale,
-            self.most_px * scale,
+        return replace(
+            self,
+            strength_px=strength,
+            base=self.base * scale,
+            least_px=self.least_px * scale,
+            most_px=self.most_px * scale,
         )
 
 

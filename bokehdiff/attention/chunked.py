@@ -101,7 +101,7 @@ def _weights(ctx: Any, query: Tensor, key: Tensor, coc: Tensor, sources: slice) 
     dtype = torch.promote_types(query.dtype, torch.float32)
     optics: TokenOptics = ctx.optics
     pairs = optics.of_sources(sources)
-    log_disc = log_soft_disc(coc[:, sources].to(dtype), pairs.distance.to(dtype), ctx.hardness)
+    log_disc = log_soft_disc(coc[:, None, sources].to(dtype), pairs.distance.to(dtype), ctx.hardness)
     score = (query.to(dtype) @ key[:, :, sources].to(dtype).transpose(-1, -2)) / math.sqrt(query.shape[-1])
     score += log_disc[:, None]
     weights = torch.exp(score - torch.logsumexp(score, dim=-2, keepdim=True))

@@ -52,7 +52,7 @@ def dense_pisa(
     dtype = torch.promote_types(query.dtype, torch.float32)
     Q, K, V = query.to(dtype), key.to(dtype), value.to(dtype)  # noqa: N806  the paper's letters
     A = Q @ K.transpose(-1, -2) / math.sqrt(Q.shape[-1])  # noqa: N806
-    log_C = log_soft_disc(coc.to(dtype), distance.to(dtype), hardness)  # noqa: N806
+    log_C = log_soft_disc(coc[:, None].to(dtype), distance.to(dtype), hardness)  # noqa: N806
     S = A + log_C[:, None]  # noqa: N806
     P = torch.exp(S - torch.logsumexp(S, dim=-2, keepdim=True))  # noqa: N806
     light = P * visibility[:, None].to(dtype)

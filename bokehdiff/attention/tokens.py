@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from bokehdiff.attention.blocks import (
+    BLOCK_HW,
+    LOGIT_RANGE,
+    BlockPairs,
+    TokenBlocks,
+    VisibilityTiles,
+    block_pairs,
+    reach,
+)
+from bokehdiff.attention.released import RELEASED_STEPS, released_occlusion
+from bokehdiff.attention.thin_lens import LensOcclusion, lens_points_seen
 from bokehdiff.attention.visibility import (
-    RELEASED_STEPS,
     UNIT_PX,
     Convention,
-    LensOcclusion,
     Occlusion,
-    lens_points_seen,
-    released_occlusion,
     to_tokens,
     token_distance,
+    token_positions,
 )
 from bokehdiff.errors import InputError
 from bokehdiff.optics import circle_of_confusion
@@ -148,6 +158,55 @@ class TokenOptics:
             hardness: h of the soft disc.
         """
         return RELEASED_LEAST_VISIBLE if self.convention == "released" and hardness < RELEASED_CLAMP_BELOW else 0.0
+
+    def blocks(self, block_hw: tuple[int, int] = BLOCK_HW) -> TokenBlocks:
+        """The tokens in the order of 2-D blocks; computed at the first call, then kept.
+
+        Args:
+            block_hw: Tokens of a block down and across; changes speed, not the result.
+        """
+        return self._kept(
+            ("blocks", block_hw), lambda: TokenBlocks.of_grid(self.grid_hw, block_hw, device=self.coc.device)
+        )
+
+    def block_pairs(
+        self, hardness: float, *, block_hw: tuple[int, int] = BLOCK_HW, logit_range: float = LOGIT_RANGE
+    ) -> BlockPairs:
+        """The pairs of blocks that light can cross; computed at the first call, then kept.
+
+        Args:
+            hardness: h of the soft disc.
+            block_hw: Tokens of a block down and across; changes speed, not the result.
+            logit_range: By how much the logits of one source exceed that of its own token at most, see `reach`;
+                infinite to leave no pair out.
+        """
+
+        def found() -> BlockPairs:
+            position = token_positions(self.grid_hw, self.pitch_px, convention=self.convention, device=self.coc.device)
+            within = reach(self.coc.detach(), hardness=hardness, logit_range=logit_range)
+            return block_pairs(within, position, self.blocks(block_hw))
+
+        return self._kept(("pairs", hardness, block_hw, logit_range), found)
+
+    @torch.no_grad()
+    def visibility_tiles(self, pairs: BlockPairs, dtype: torch.dtype = torch.float32) -> VisibilityTiles:
+        """Visibility between pairs of blocks, not yet raised to `least_visibility`; computed once, then kept.
+
+        Args:
+            pairs: As of `block_pairs`.
+            dtype: What it is stored in.
+        """
+        return self._kept(("tiles", pairs, dtype), lambda: self.occlusion.tiles(pairs, dtype))
+
+    def _kept(self, key: tuple[object, ...], compute: Callable[[], Any]) -> Any:
+        """What `compute` gives, from the second call on without computing it."""
+        if key not in self._derived:
+            self._derived[key] = compute()
+        return self._derived[key]
+
+    @cached_property
+    def _derived(self) -> dict[tuple[object, ...], Any]:
+        return {}
 
     def to(self, device: torch.device | str) -> TokenOptics:
         """The same on another device."""

@@ -177,21 +177,21 @@ class VisibilityTiles:
         return cls(index, tiles[kept].to(dtype))
 
 
-def reach(coc: Float[Tensor, "b n"], *, hardness: float, logit_range: float = LOGIT_RANGE) -> Float[Tensor, "b n"]:
+def reach(radius: Float[Tensor, "b n"], *, hardness: float, logit_range: float = LOGIT_RANGE) -> Float[Tensor, "b n"]:
     """How far the light of a source goes before all beyond is less than `DROPPED_MASS` of it, in units of 10 px.
 
-    Concretely, with R the logit range, P[q, k] <= 2 exp(R - h (distance[q, k] - coc[k])): the disc is at most
-    exp(-h (distance - coc)), the denominator at least what the source's own token adds, whose disc is 1/2 or more. So
-    n tokens farther than coc + (R + ln(2 n / 1e-6)) / h together get less than 1e-6.
+    Concretely, with R the logit range, P[q, k] <= 2 exp(R - h (distance[q, k] - radius[k])): the disc is at most
+    exp(-h (distance - radius)), the denominator at least what the source's own token adds, whose disc is 1/2 or more.
+    So n tokens farther than radius + (R + ln(2 n / 1e-6)) / h together get less than 1e-6.
 
     Args:
-        coc: Radius of the circle of confusion of each source, in units of 10 px.
+        radius: Radius of the circle of confusion of each source, in units of 10 px.
         hardness: h of the soft disc.
         logit_range: R, by how much the logits <Q[q], K[k]> / sqrt(d) of one source exceed that of its own token at
             most; infinite to leave nothing out.
     """
-    n_tokens = coc.shape[1]
-    return coc + (logit_range + math.log(2 * n_tokens / DROPPED_MASS)) / hardness + ROUNDING
+    n_tokens = radius.shape[1]
+    return radius + (logit_range + math.log(2 * n_tokens / DROPPED_MASS)) / hardness + ROUNDING
 
 
 @torch.no_grad()

@@ -8,9 +8,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bokehdiff.data import Composition, Recipe, compose, synthetic_background, synthetic_foreground
+from bokehdiff.data import (
+    Composition,
+    Ground,
+    Recipe,
+    Shot,
+    Subject,
+    compose,
+    scenery_light,
+    subject_light,
+    synthetic_background,
+    synthetic_foreground,
+)
 from bokehdiff.images import linear_to_srgb, resize, save_disparity, save_image, srgb_to_linear
-from bokehdiff.optics import normalise_disparity
+from bokehdiff.optics import Lens, normalise_disparity
 
 HERE = Path(__file__).resolve().parent
 MOTORCYCLE_WIDTH_PX = 480
@@ -75,17 +86,14 @@ def procedural(name: str, *, foreground: int, background: int, scale: float) -> 
     """A subject before a tilted background, composed as training samples are; disparity and mask are exact."""
     size = PROCEDURAL_PX
     low, high, level = 0.05, 0.25, 0.8
-    plane = (high, 0.0, (low - high) / size)
-    recipe = Recipe(
-        foreground=0, background=0, scale=scale, offset_xy=(0.0, 0.0), background_xy=(0.0, 0.0), plane=plane,
-        level=level, focus_disparity=level, strength_px=0.0, crop_xy=(0, 0), mirror=False, flip=True,
-        exposure=1.0, jitter=1.0,
-    )  # fmt: skip
-    subject = synthetic_foreground(0, foreground, size_px=2 * size)[0].flip(1)
+    down = Ground(0, (0.0, 0.0), np.pi / 2, (-size / 2, size / 2), (high, low))
+    recipe = Recipe((Subject(0, scale, (0.0, 0.0), level),), down, Lens(level, 0.0), Shot(flip=True))
+    composition = Composition(resolution_px=size, image_to_crop=1.0)
+    subject = subject_light(synthetic_foreground(0, foreground, size_px=2 * size)[0].flip(1), composition)
     scenery = synthetic_background(0, background, size_px=2 * size, photographs=False)[0].flip(1)
-    sample = compose(recipe, subject, scenery, composition=Composition(resolution_px=size, image_to_crop=1.0))
+    sample = compose(recipe, [subject], scenery_light(scenery, composition), composition=composition)
     y = torch.arange(size).flip(0)[:, None] + 0.5
-    behind = plane[0] + plane[2] * y
+    behind = high + (low - high) * y / size
     mask = ((sample.disparity - behind) / (level - behind)).clamp(0, 1)
     write_scene(name, sample.image_srgb[None], sample.disparity[None], mask[None])
 

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import TypeVar
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from bokehdiff.data.index import FolderIndex
 from bokehdiff.errors import InputError
-from bokehdiff.images import IMAGE_SUFFIXES, load_photo, load_rgba
+from bokehdiff.images import load_photo, load_rgba, read_header
 
 logger = logging.getLogger(__name__)
+
+Drawn = TypeVar("Drawn")
 
 UNUSABLE_SHARE = 0.1  # of a folder's files that may be unusable, each named in the log, before it is an error
 SMALLEST_PX = 8  # an image below this on either side shows nothing that could be composed
@@ -30,15 +36,21 @@ class TrainingFolders:
         root: Where they were found.
         foregrounds: Images with transparency.
         backgrounds: Images without.
+        problems: What is wrong with those that cannot be used, as far as their headers tell.
     """
 
     root: Path
     foregrounds: tuple[Path, ...]
     backgrounds: tuple[Path, ...]
+    problems: Mapping[Path, str] = field(default_factory=dict)
 
 
 def find_training_folders(root: str | Path) -> TrainingFolders:
-    """List the images of all folders called *fg (foregrounds) and bg (backgrounds) anywhere below `root`.
+    """List and check the images of all folders called *fg (foregrounds) and bg (backgrounds) anywhere below `root`.
+
+    Whatever lies in such a folder, at any depth, belongs to it. Headers are read: files that are broken, tiny or of the
+    wrong kind are found before the first sample. Pixels are not: what only they tell (an image cut short, one that is
+    fully transparent) is found when it is drawn.
 
     Args:
         root: Folder to search, with everything in it.
@@ -46,22 +58,55 @@ def find_training_folders(root: str | Path) -> TrainingFolders:
     root = Path(root)
     if not root.is_dir():
         raise InputError(f"no such folder: {root}")
-    return TrainingFolders(
-        root=root,
-        foregrounds=_images_below(root, "*fg", "images with transparency, such as RGBA PNGs"),
-        backgrounds=_images_below(root, "bg", "photographs"),
-    )
+    index = FolderIndex.of(root)
+    images = sorted(index.images())
+    found = {}
+    for pattern, expected in (("*fg", "images with transparency, such as RGBA PNGs"), ("bg", "photographs")):
+        found[pattern] = tuple(path for path in images if _lies_in(path, root, pattern))
+        if not found[pattern]:
+            folders = [str(folder) for folder in sorted(root.rglob(pattern)) if folder.is_dir()]
+            missing = f"no image in {', '.join(folders)}" if folders else f"no folder matching {pattern} under {root}"
+            raise InputError(f"{missing}: put {expected} there")
+    problems = {path: index.problem(path, "fg", check_foreground) for path in found["*fg"]}
+    problems |= {path: index.problem(path, "bg", check_background) for path in found["bg"]}
+    index.save()
+    return TrainingFolders(root, found["*fg"], found["bg"], {path: text for path, text in problems.items() if text})
 
 
-def _images_below(root: Path, pattern: str, expected: str) -> tuple[Path, ...]:
-    folders = [path for path in sorted(root.rglob(pattern)) if path.is_dir()]
-    if not folders:
-        raise InputError(f"no folder matching {pattern} under {root}: put {expected} there")
-    files = {path for folder in folders for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES}
-    images = tuple(sorted(path for path in files if path.is_file() and not path.name.startswith(".")))
-    if not images:
-        raise InputError(f"no image in {', '.join(str(folder) for folder in folders)}: put {expected} there")
-    return images
+def _lies_in(path: Path, root: Path, pattern: str) -> bool:
+    return any(fnmatchcase(folder, pattern) for folder in path.relative_to(root).parts[:-1])
+
+
+def check_foreground(path: Path) -> None:
+    """Refuse a file whose header already says that it cannot be a foreground.
+
+    Args:
+        path: Image file.
+    """
+    header = read_header(path)
+    if header is None:
+        return
+    _refuse_tiny(path, header.size_hw, "foreground")
+    if not header.has_alpha:
+        raise InputError(f"{path} has no transparency: a foreground needs an alpha channel that shows its outline")
+
+
+def check_background(path: Path) -> None:
+    """Refuse a file whose header already says that it cannot be a background.
+
+    Args:
+        path: Image file.
+    """
+    header = read_header(path)
+    if header is not None:
+        _refuse_tiny(path, header.size_hw, "background")
+
+
+def _refuse_tiny(path: Path, size_hw: tuple[int, ...], role: str) -> None:
+    if min(size_hw) < SMALLEST_PX:
+        raise InputError(
+            f"{path} is too small for a {role}: {size_hw[1]} x {size_hw[0]} px, at least {SMALLEST_PX} needed"
+        )
 
 
 def load_foreground(path: Path) -> Float[Tensor, "4 h w"]:
@@ -72,10 +117,7 @@ def load_foreground(path: Path) -> Float[Tensor, "4 h w"]:
     """
     rgba = load_rgba(path)[0]
     alpha = rgba[3]
-    if min(alpha.shape) < SMALLEST_PX:
-        raise InputError(
-            f"{path} is too small for a foreground: {tuple(alpha.shape)} px, at least {SMALLEST_PX} needed"
-        )
+    _refuse_tiny(path, tuple(alpha.shape), "foreground")
     if float(alpha.min()) > OPAQUE:
         raise InputError(f"{path} has no transparency: a foreground needs an alpha channel that shows its outline")
     visible = alpha >= VISIBLE
@@ -93,57 +135,77 @@ def load_background(path: Path) -> Float[Tensor, "3 h w"]:
     """
     photo = load_photo(path)
     image = photo.image_srgb[0]
-    if min(image.shape[1:]) < SMALLEST_PX:
-        raise InputError(
-            f"{path} is too small for a background: {tuple(image.shape[1:])} px, at least {SMALLEST_PX} needed"
-        )
+    _refuse_tiny(path, tuple(image.shape[1:]), "background")
     if photo.alpha is not None and float(photo.alpha.min()) < OPAQUE:
         raise InputError(f"{path} has transparency: a background must cover everything; is it in the wrong folder?")
     return image
 
 
-@dataclass
 class UsableFiles:
     """Files to draw from by number, where a few may turn out to be unusable: those are named once and passed over.
 
-    Which file a number gives depends on the files only, not on what was drawn before.
+    Which file a number gives depends on the files only, not on what was drawn before. What is known to be unusable when
+    it is made is told in one report; what turns out later, by the worker that found it, and all workers know.
 
     Args:
         paths: Files, in a fixed order.
-        load: Reads one; an InputError from it marks the file as unusable.
-        unusable: Message of each file found unusable so far, by its place.
+        problems: What is known to be wrong with some of them.
+        most_unusable: Share of the files that may be passed over before it is an error [1].
     """
 
-    paths: tuple[Path, ...]
-    load: Callable[[Path], Float[Tensor, "c h w"]]
-    unusable: dict[int, str] = field(default_factory=dict)
+    def __init__(
+        self, paths: tuple[Path, ...], *, problems: Mapping[Path, str] | None = None,
+        most_unusable: float = UNUSABLE_SHARE,
+    ) -> None:  # fmt: skip
+        self.paths = paths
+        self.problems = {path: text for path, text in (problems or {}).items() if path in set(paths)}
+        self.allowed = math.ceil(most_unusable * len(paths))
+        places = {path: place for place, path in enumerate(paths)}
+        self._marked = torch.zeros(max(len(paths), 1), dtype=torch.bool).share_memory_()
+        for path in self.problems:
+            self._marked[places[path]] = True
+        self._refuse_too_many()
+        if self.problems:
+            logger.warning(
+                "%d of %d files cannot be used and are passed over: %s", len(self.problems), len(paths), self._report()
+            )
 
     def __len__(self) -> int:
         return len(self.paths)
 
-    def draw(self, index: int) -> Float[Tensor, "c h w"]:
-        """The image of file `index`, or of the next usable one after it.
+    def draw(self, place: int, load: Callable[[int, Path], Drawn]) -> Drawn:
+        """What is loaded from a file, or from the next usable one after it.
 
         Args:
-            index: Place of the file, from 0.
+            place: Place of the file, from 0.
+            load: Takes the place and the path; an InputError from it marks the file as unusable.
         """
         for step in range(len(self.paths)):
-            place = (index + step) % len(self.paths)
-            if place in self.unusable:
+            tried = (place + step) % len(self.paths)
+            if self._marked[tried]:
                 continue
             try:
-                return self.load(self.paths[place])
+                return load(tried, self.paths[tried])
             except InputError as error:
-                self._mark(place, str(error))
-        raise InputError(f"none of {len(self.paths)} files can be used; the first: {self.unusable[0]}")
+                self._mark(tried, str(error))
+        raise InputError(f"none of {len(self.paths)} files can be used: {self._report()}")
 
     def _mark(self, place: int, message: str) -> None:
-        self.unusable[place] = message
-        allowed = math.ceil(UNUSABLE_SHARE * len(self.paths))
-        if len(self.unusable) > allowed and len(self.unusable) < len(self.paths):
+        self._marked[place] = True
+        self.problems[self.paths[place]] = message
+        self._refuse_too_many()
+        logger.warning("passed over: %s", message)
+
+    def _refuse_too_many(self) -> None:
+        n_unusable = int(self._marked.sum())
+        if n_unusable == len(self.paths):
+            raise InputError(f"none of {len(self.paths)} files can be used: {self._report()}")
+        if n_unusable > self.allowed:
             raise InputError(
-                f"{len(self.unusable)} of {len(self.paths)} files cannot be used, more than the {allowed} passed over: "
-                + "; ".join(self.unusable.values())
+                f"{n_unusable} of {len(self.paths)} files cannot be used, more than the {self.allowed} passed over: "
+                f"{self._report()}"
             )
-        if len(self.paths) > 1:
-            logger.warning("passed over: %s", message)
+
+    def _report(self) -> str:
+        """What is wrong with each file that this process knows of."""
+        return "; ".join(self.problems[path] for path in sorted(self.problems))

@@ -8,9 +8,13 @@ import numpy as np
 
 from bokehdiff.errors import InputError
 
-Purpose = Literal["sample", "foreground", "background"]
-_STREAMS = {"sample": 0, "foreground": 1, "background": 2}
+Purpose = Literal["sample", "foreground", "background", "pair", "source", "told", "grain"]
+_STREAMS: dict[Purpose, int] = {
+    "sample": 0, "foreground": 1, "background": 2, "pair": 3, "source": 4, "told": 5, "grain": 6,
+}  # fmt: skip
 _KEY_LIMIT = 2**64  # Philox takes two words of 64 bits as its key
+_MASK = _KEY_LIMIT - 1
+_ROUNDS = 6  # of the Feistel network: four already pass for random (Luby and Rackoff 1988), two more cost nothing
 
 
 def generator_for(seed: int, n: int, *, purpose: Purpose = "sample") -> np.random.Generator:
@@ -30,3 +34,46 @@ def generator_for(seed: int, n: int, *, purpose: Purpose = "sample") -> np.rando
     key = np.array([seed, n], dtype=np.uint64)
     counter = np.array([0, 0, 0, _STREAMS[purpose]], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=counter))
+
+
+def shuffled(n: int, size: int, *, seed: int) -> int:
+    """Item `n` of an endless row of shuffled decks of `size` cards each, without any deck in memory.
+
+    Concretely, the items n = e * size ... (e + 1) * size - 1 are a permutation of 0 ... size - 1, keyed by (seed, e): a
+    Feistel network on the next power of 4, walked until it lands below `size` (Black and Rogaway 2002, "Ciphers with
+    arbitrary finite domains").
+
+    Args:
+        n: Place in the row, from 0.
+        size: Cards of a deck, at least 1.
+        seed: Another seed gives other shuffles.
+    """
+    if size < 1 or n < 0:
+        raise InputError(f"a deck needs at least 1 card and a place from 0 on; got {size} cards, place {n}")
+    deck, card = divmod(n, size)
+    half = ((size - 1).bit_length() + 1) // 2
+    keys = [_mixed(seed, deck, turn) for turn in range(_ROUNDS)]
+    while True:
+        card = _encrypted(card, keys, half)
+        if card < size:
+            return card
+
+
+def _encrypted(value: int, keys: list[int], half: int) -> int:
+    """One pass of a Feistel network over 2 * half bits: a permutation whatever the keys."""
+    low = (1 << half) - 1
+    left, right = value >> half, value & low
+    for key in keys:
+        left, right = right, left ^ (_mixed(key, right) & low)
+    return (left << half) | right
+
+
+def _mixed(*words: int) -> int:
+    """64 well-mixed bits of some integers: the finaliser of SplitMix64 (Steele et al. 2014) after each."""
+    state = 0
+    for word in words:
+        state = (state + word + 0x9E3779B97F4A7C15) & _MASK
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK
+        state ^= state >> 31
+    return state

@@ -75,6 +75,43 @@ def decode(path: Path, *, managed: bool, max_pixels: int | None = None) -> Decod
         raise InputError(f"{path}: is damaged or cut short and cannot be read: {error}") from error
 
 
+@dataclass(frozen=True)
+class Header:
+    """What a file says of its picture before its pixels.
+
+    Args:
+        size_hw: Height and width as stored, before any rotation [px].
+        has_alpha: Whether it can be transparent anywhere.
+    """
+
+    size_hw: tuple[int, int]
+    has_alpha: bool
+
+
+def read_header(path: Path) -> Header | None:
+    """A file's size and kind, without its pixels; None where only decoding tells (OpenEXR, Radiance, unusual TIFFs).
+
+    Args:
+        path: File; every error names it.
+    """
+    require_file(path)
+    if path.suffix.lower() in SCENE_LINEAR_SUFFIXES:
+        return None
+    try:
+        with _warnings_logged(path), _opened(path, None) as picture:
+            has_alpha = "transparency" in picture.info or picture.mode in {"LA", "La", "RGBA", "RGBa", "PA"}
+            return Header((picture.height, picture.width), has_alpha)
+    except InputError:
+        raise
+    except UnidentifiedImageError as error:
+        with path.open("rb") as file:
+            if file.read(4) in TIFF_LAYOUTS:
+                return None
+        raise InputError(f"{path}: is no image that can be read") from error
+    except Exception as error:  # Pillow raises whatever its parsers trip over in a damaged file
+        raise InputError(f"{path}: is damaged or cut short and cannot be read: {error}") from error
+
+
 def require_file(path: Path) -> None:
     """Refuse what is no file, or an empty one, by name.
 

@@ -23,6 +23,14 @@ IMAGE_SUFFIXES = frozenset(
 )
 
 
+CACHE_VARIABLE = "BOKEHDIFF_CACHE"
+
+
+def cache_folder() -> Path:
+    """Where what can be made again is kept between runs: $BOKEHDIFF_CACHE, or ~/.cache/bokehdiff; it need not exist."""
+    return Path(os.environ.get(CACHE_VARIABLE) or "~/.cache/bokehdiff").expanduser()
+
+
 @contextmanager
 def write_atomically(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; after the block it takes the place of `path` in one step.

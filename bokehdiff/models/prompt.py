@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -18,13 +17,12 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from bokehdiff.errors import InputError, MissingWeightsError, first_line
-from bokehdiff.images import make_folder, write_atomically
+from bokehdiff.images import CACHE_VARIABLE, cache_folder, make_folder, write_atomically
 from bokehdiff.models.tiny import PROMPT
 from bokehdiff.weights import find_weights, quiet_progress, weight_files
 
 logger = logging.getLogger(__name__)
 
-CACHE_VARIABLE = "BOKEHDIFF_CACHE"
 TEXT_PARTS = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
 KEY_LENGTH = 24  # of a SHA-256 in hexadecimal: 96 bits are enough for a handful of files
 
@@ -104,8 +102,7 @@ def embedding_file(
 
 
 def _cache_dir(cache_dir: str | Path | None) -> Path:
-    chosen = cache_dir or os.environ.get(CACHE_VARIABLE) or Path("~/.cache/bokehdiff")
-    return Path(chosen).expanduser()
+    return Path(cache_dir).expanduser() if cache_dir else cache_folder()
 
 
 def _fingerprint(folder: Path) -> list[str]:

@@ -119,13 +119,3 @@ def test_a_training_set_that_cannot_be_is_refused(tmp_path, changed, message):
     arguments = {"n_foregrounds": 1, "n_backgrounds": 1, "size_px": 16, "seed": 0} | changed
     with pytest.raises(InputError, match=message):
         write_training_set(tmp_path / "new", **arguments)
-
-
-def test_streams_of_random_numbers_do_not_meet():
-    drawn = {
-        tuple(generator_for(seed, n, purpose=purpose).integers(2**63, size=4))
-        for seed in (0, 1, 2**64 - 1)
-        for n in (0, 1, 10**12)
-        for purpose in ("sample", "foreground", "background")
-    }
-    assert len(drawn) == 27

@@ -25,15 +25,15 @@ def exposed(image_linear: Float[Tensor, "3 h w"], shot: Shot, *, transfer: Trans
     return mirrored(image_srgb, shot)
 
 
-def mirrored(image: Float[Tensor, "*c h w"], shot: Shot) -> Float[Tensor, "*c h w"]:
+def mirrored(picture: Float[Tensor, "*c h w"], shot: Shot) -> Float[Tensor, "*c h w"]:
     """A picture or map mirrored as the recipe says.
 
     Args:
-        image: Picture or map of the crop.
+        picture: Picture or map of the crop.
         shot: Mirrorings.
     """
     axes = [axis for axis, wanted in ((-1, shot.mirror), (-2, shot.flip)) if wanted]
-    return image.flip(axes).contiguous()
+    return picture.flip(axes).contiguous()
 
 
 def photographed(

@@ -351,13 +351,43 @@ def test_radiance_files_hold_light(tmp_path):
         images.load_photo(tmp_path / "a.hdr", max_pixels=10)
 
 
-def test_openexr_is_read_where_opencv_can(tmp_path, monkeypatch):
+def test_openexr_is_read_by_opencv_where_its_own_library_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setattr("bokehdiff.images.decode.importlib.util.find_spec", lambda name: None)
     (tmp_path / "a.exr").write_bytes(b"\x76\x2f\x31\x01 the rest")
-    with pytest.raises(InputError, match=r"a\.exr: OpenEXR cannot be read .* save a float TIFF or \.npy"):
+    with pytest.raises(InputError, match=r"a\.exr: OpenEXR cannot be read .*bokehdiff\[exr\].* float TIFF or \.npy"):
         images.load_photo(tmp_path / "a.exr")
     depth = np.linspace(0, 3, 12, dtype=np.float32).reshape(3, 4)
     monkeypatch.setattr(cv2, "imdecode", lambda data, flags: depth)
     assert_close(images.load_disparity(tmp_path / "a.exr"), torch.from_numpy(depth)[None])
+
+
+def write_exr(path, channels):
+    import OpenEXR
+
+    header = {"compression": OpenEXR.ZIP_COMPRESSION, "type": OpenEXR.scanlineimage}
+    OpenEXR.File(header, channels).write(str(path))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_openexr_holds_light(tmp_path, dtype):
+    light = np.random.default_rng(0).uniform(0, 4, (4, 5, 3)).astype(dtype)
+    write_exr(tmp_path / "a.exr", {"RGB": light})
+    expected = torch.from_numpy(light.astype(np.float32)).permute(2, 0, 1)[None]
+    assert_close(images.srgb_to_linear(images.load_photo(tmp_path / "a.exr").image_srgb), expected)
+    rgba = np.dstack([light, np.full((4, 5), 0.25, dtype)])
+    write_exr(tmp_path / "b.exr", {"RGBA": rgba})
+    assert_close(images.load_photo(tmp_path / "b.exr").alpha, torch.full((1, 4, 5), 0.25))
+    depth = np.linspace(0, 3, 20, dtype=dtype).reshape(4, 5)
+    for name in ("V", "Z", "Y"):
+        write_exr(tmp_path / "c.exr", {name: depth})
+        assert_close(images.load_disparity(tmp_path / "c.exr"), torch.from_numpy(depth.astype(np.float32))[None])
+
+
+def test_openexr_that_is_damaged_is_refused(tmp_path):
+    write_exr(tmp_path / "a.exr", {"RGB": np.zeros((4, 5, 3), np.float32)})
+    (tmp_path / "a.exr").write_bytes((tmp_path / "a.exr").read_bytes()[:100])
+    with pytest.raises(InputError, match=r"a\.exr: is damaged or cut short and cannot be read"):
+        images.load_photo(tmp_path / "a.exr")
 
 
 def test_a_float_photograph_with_nan_is_refused(tmp_path):

@@ -1,4 +1,4 @@
-"""What the physics works on: training pairs composed on the fly, a procedural training set, folders of scenes."""
+"""What the physics works on: training pairs composed on the fly or photographed, procedural sets, scenes."""
 
 from bokehdiff.data.composition import (
     CameraRange,
@@ -12,10 +12,12 @@ from bokehdiff.data.composition import (
 from bokehdiff.data.compositor import OnTheFlyDataset, compose
 from bokehdiff.data.folders import TrainingFolders, find_training_folders, load_background, load_foreground
 from bokehdiff.data.ingredients import scenery_light, subject_light
-from bokehdiff.data.loader import training_loader
+from bokehdiff.data.loader import SampleSource, training_loader
+from bokehdiff.data.pairs import Layout, Pair, PairPaths, Split, find_pairs, load_pair
 from bokehdiff.data.recipe import Ground, Recipe, Shadow, Shot, Subject, Told, draw_recipe
 from bokehdiff.data.samples import TrainBatch, TrainSample, collate
 from bokehdiff.data.scenes import Scene, ScenePaths, find_scenes, load_scene
+from bokehdiff.data.sources import MixedDataset, PairedDataset, SourceSpec, mix_in, parse_sources
 from bokehdiff.data.synthetic import (
     SMALLEST_SYNTHETIC_PX,
     synthetic_background,
@@ -28,15 +30,23 @@ __all__ = [
     "CameraRange",
     "Composition",
     "Ground",
+    "Layout",
     "LensRange",
+    "MixedDataset",
     "OnTheFlyDataset",
+    "Pair",
+    "PairPaths",
+    "PairedDataset",
     "PresetName",
     "Recipe",
+    "SampleSource",
     "Scene",
     "ScenePaths",
     "SceneRange",
     "Shadow",
     "Shot",
+    "SourceSpec",
+    "Split",
     "Subject",
     "Told",
     "ToldRange",
@@ -46,11 +56,15 @@ __all__ = [
     "collate",
     "compose",
     "draw_recipe",
+    "find_pairs",
     "find_scenes",
     "find_training_folders",
     "load_background",
     "load_foreground",
+    "load_pair",
     "load_scene",
+    "mix_in",
+    "parse_sources",
     "preset",
     "scenery_light",
     "subject_light",

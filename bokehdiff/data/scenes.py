@@ -162,7 +162,9 @@ def load_scene(paths: ScenePaths, *, invert_disparity: bool = False, normalise: 
     return Scene(
         name=paths.name,
         image_srgb=photo.image_srgb,
-        disparity=_fitted(disparity, photo.size_hw, paths.disparity, paths),
+        disparity=fitted(
+            disparity, photo.size_hw, path=paths.disparity, photograph=paths.image, rounding_px=paths.rounding_px
+        ),
         mask=_subject(paths, photo.size_hw),
         path=paths.image,
         exif=photo.exif,
@@ -173,28 +175,38 @@ def _subject(paths: ScenePaths, size_hw: tuple[int, int]) -> Float[Tensor, "1 h 
     """The mask at the photograph's size; None where it marks nothing."""
     if paths.mask is None:
         return None
-    mask = _fitted(load_mask(paths.mask), size_hw, paths.mask, paths)
+    mask = fitted(
+        load_mask(paths.mask), size_hw, path=paths.mask, photograph=paths.image, rounding_px=paths.rounding_px
+    )
     if not bool((mask > MASK_THRESHOLD).any()):
         logger.info("%s marks no subject (nothing above %g): treated as no mask", paths.mask, MASK_THRESHOLD)
         return None
     return mask
 
 
-def _fitted(
-    image_map: Float[Tensor, "1 mh mw"], size_hw: tuple[int, int], path: Path, paths: ScenePaths
+def fitted(
+    image_map: Float[Tensor, "1 mh mw"], size_hw: tuple[int, int], *, path: Path, photograph: Path, rounding_px: int
 ) -> Float[Tensor, "1 h w"]:
-    """A map at the photograph's size: as it is, or resized with a logged line; refused in other proportions."""
+    """A map at the photograph's size: as it is, or resized with a logged line; refused in other proportions.
+
+    Args:
+        image_map: Disparity or mask.
+        size_hw: Of the photograph [px].
+        path: Of the map, for the message.
+        photograph: Its path, for the message.
+        rounding_px: How far the map's sides may be off from the photograph's proportions [px].
+    """
     height, width = image_map.shape[1:]
     if (height, width) == size_hw:
         return image_map
     scale = max(height / size_hw[0], width / size_hw[1])
     off = max(abs(height - scale * size_hw[0]), abs(width - scale * size_hw[1]))
-    if off > paths.rounding_px * max(scale, 1.0):
+    if off > rounding_px * max(scale, 1.0):
         raise InputError(
-            f"{path} has {width} x {height} pixels, {paths.image} has {size_hw[1]} x {size_hw[0]}: "
+            f"{path} has {width} x {height} pixels, {photograph} has {size_hw[1]} x {size_hw[0]}: "
             "expected the same size, or the same proportions"
         )
     logger.info(
-        "%s: resized from %d x %d to %d x %d, the size of %s", path, width, height, size_hw[1], size_hw[0], paths.image
+        "%s: resized from %d x %d to %d x %d, the size of %s", path, width, height, size_hw[1], size_hw[0], photograph
     )
     return resize(image_map[None], size_hw)[0]

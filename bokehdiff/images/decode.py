@@ -61,7 +61,7 @@ def decode(path: Path, *, managed: bool, max_pixels: int | None = None) -> Decod
     """
     require_file(path)
     if path.suffix.lower() in SCENE_LINEAR_SUFFIXES:
-        values = _read_with_opencv(path)
+        values = _read_light(path)
         _refuse_huge(path, (values.shape[1], values.shape[0]), max_pixels)
         return Decoded(values.astype(np.float32), FLOAT, is_linear=True)
     try:
@@ -299,6 +299,24 @@ def _tiff_directory(path: Path) -> TiffImagePlugin.ImageFileDirectory_v2:
     return directory
 
 
+def _read_light(path: Path) -> np.ndarray:
+    """Light as it is stored, [h w c]: OpenEXR by its own library where that is installed, else by OpenCV."""
+    if path.suffix.lower() != ".exr" or importlib.util.find_spec("OpenEXR") is None:
+        return _read_with_opencv(path)
+    import OpenEXR
+
+    try:
+        stored = OpenEXR.File(str(path), separate_channels=True).channels()
+    except RuntimeError as error:
+        raise InputError(f"{path}: is damaged or cut short and cannot be read: {error}") from error
+    named = {name.rpartition(".")[2].upper(): channel.pixels for name, channel in stored.items()}
+    colours = [named[letter] for letter in "RGBA" if letter in named]
+    planes = colours if {"R", "G", "B"} <= set(named) else list(named.values())[:1]
+    if len({plane.shape for plane in planes}) != 1:
+        raise InputError(f"{path}: its channels differ in size or there are none; save red, green and blue alike")
+    return np.stack(planes, axis=-1).astype(np.float32)
+
+
 def _read_with_opencv(path: Path) -> np.ndarray:
     """Pixels as they are stored, not turned upright: [h w c] in the order RGB or RGBA."""
     os.environ.setdefault("OPENCV_IO_ENABLE_OPENEXR", "1")  # OpenCV's own switch, off unless somebody turns it on
@@ -324,5 +342,8 @@ def _read_with_opencv(path: Path) -> np.ndarray:
 
 def _why_opencv_failed(path: Path) -> str:
     if path.suffix.lower() == ".exr":
-        return f"{path}: OpenEXR cannot be read (OpenCV built without it, or a damaged file); save a float TIFF or .npy"
+        return (
+            f"{path}: OpenEXR cannot be read (a damaged file, or no library for it: pip install bokehdiff[exr]); "
+            "or save a float TIFF or .npy"
+        )
     return f"{path}: is damaged, cut short or of an unsupported kind, and cannot be read"

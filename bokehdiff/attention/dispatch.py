@@ -7,16 +7,17 @@ from collections.abc import Callable
 from functools import cache
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from bokehdiff.attention.chunked import chunked_pisa
+from bokehdiff.attention.blocks import LOGIT_RANGE
+from bokehdiff.attention.local import local_pisa, local_plan
 from bokehdiff.attention.reference import dense_pisa
 from bokehdiff.attention.tokens import TokenOptics
 from bokehdiff.errors import InputError
 
 _logger = logging.getLogger(__name__)
-DENSE_WEIGHTS = 2**24  # up to 64 MB of attention weights in float32 the dense form is as fast and needs no second pass
+DENSE_TOKENS = 64  # so few tokens are one block: the definition is as fast
 
 
 def reference_pisa(
@@ -27,7 +28,8 @@ def reference_pisa(
     *,
     hardness: float,
     dropout: float = 0.0,
-    dropout_seed: int = 0,
+    dropout_seed: int | Int[Tensor, ""] = 0,
+    logit_range: float = LOGIT_RANGE,
 ) -> Float[Tensor, "b k n d"]:
     """`dense_pisa` with the optics of tokens.
 
@@ -39,6 +41,7 @@ def reference_pisa(
         hardness: As in `dense_pisa`.
         dropout: As in `dense_pisa`.
         dropout_seed: As in `dense_pisa`.
+        logit_range: Nothing is left out whatever this is.
     """
     pairs = optics.dense()
     return dense_pisa(
@@ -54,7 +57,7 @@ def reference_pisa(
     )
 
 
-BACKENDS: dict[str, Callable[..., Tensor]] = {"reference": reference_pisa, "chunked": chunked_pisa}
+BACKENDS: dict[str, Callable[..., Tensor]] = {"reference": reference_pisa, "local": local_pisa}
 
 
 def pisa_attention(
@@ -65,7 +68,8 @@ def pisa_attention(
     *,
     hardness: float,
     dropout: float = 0.0,
-    dropout_seed: int = 0,
+    dropout_seed: int | Int[Tensor, ""] = 0,
+    logit_range: float = LOGIT_RANGE,
     backend: str = "auto",
 ) -> Float[Tensor, "b k n d"]:
     """Physics-inspired self-attention; the formula stands at `dense_pisa`.
@@ -77,11 +81,14 @@ def pisa_attention(
         optics: What attention needs to know of the scene, on the same device.
         hardness: h of the soft disc: `training_hardness` or `INFERENCE_HARDNESS`.
         dropout: Share of the attention weights that is dropped, in [0, 1); only for training.
-        dropout_seed: What is dropped is a function of this: every back end drops the same.
-        backend: A name of `BACKENDS`, or "auto" for the dense form while it is small and the chunked one beyond;
-            changes speed and memory, not the result.
+        dropout_seed: What is dropped is a function of this: every back end drops the same. A number that changes from
+            call to call should come in a tensor: a compiled graph would be compiled again for another `int`.
+        logit_range: By how much the logits <Q[q], K[k]> / sqrt(d) of one source exceed that of its own token at most:
+            fast back ends leave out what then is less than 1e-6 of a source's light. Infinite to leave nothing out.
+        backend: A name of `BACKENDS`, or "auto" for the dense form while it is small and the local one beyond; changes
+            speed and memory, not the result.
     """
-    n_images, n_heads, n_tokens, _ = query.shape
+    n_images, _, n_tokens, _ = query.shape
     if (n_images, n_tokens) != (optics.coc.shape[0], optics.n_tokens):
         raise InputError(
             f"the optics must be those of the tokens; got {optics.coc.shape[0]} images of "
@@ -89,16 +96,44 @@ def pisa_attention(
         )
     if not 0 <= dropout < 1:
         raise InputError(f"dropout must be in [0, 1); got {dropout:g}")
-    if backend == "auto":
-        backend = "reference" if n_images * n_heads * n_tokens**2 <= DENSE_WEIGHTS else "chunked"
-        if not torch.compiler.is_compiling():
-            _tell_once(backend, n_tokens)
-    if backend not in BACKENDS:
-        raise InputError(f"backend must be auto, {' or '.join(BACKENDS)}; got {backend}")
+    backend = _chosen(backend, optics)
     with torch.autocast(query.device.type, enabled=False):  # the disc's logarithms need more than half precision
         return BACKENDS[backend](
-            query, key, value, optics, hardness=hardness, dropout=dropout, dropout_seed=dropout_seed
+            query,
+            key,
+            value,
+            optics,
+            hardness=hardness,
+            dropout=dropout,
+            dropout_seed=dropout_seed,
+            logit_range=logit_range,
         )
+
+
+def prepare(optics: TokenOptics, *, hardness: float, logit_range: float = LOGIT_RANGE, backend: str = "auto") -> None:
+    """Do what depends on the scene alone before the first call: once for all layers, and outside compiled graphs.
+
+    Args:
+        optics: What attention needs to know of the scene.
+        hardness: As in `pisa_attention`.
+        logit_range: As in `pisa_attention`.
+        backend: As in `pisa_attention`.
+    """
+    if _chosen(backend, optics) == "local":
+        local_plan(optics, hardness=hardness, logit_range=logit_range)
+    else:
+        optics.dense()
+
+
+def _chosen(backend: str, optics: TokenOptics) -> str:
+    """The back end by its name, "auto" replaced by what suits the device and the number of tokens."""
+    if backend == "auto":
+        backend = "reference" if optics.n_tokens <= DENSE_TOKENS else "local"
+        if not torch.compiler.is_compiling():
+            _tell_once(backend, optics.n_tokens)
+    if backend not in BACKENDS:
+        raise InputError(f"backend must be auto, {' or '.join(BACKENDS)}; got {backend}")
+    return backend
 
 
 @cache

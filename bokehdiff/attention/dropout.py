@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -10,25 +9,29 @@ _LOW_32 = 0xFFFFFFFF
 
 
 def dropout_scale(
-    seed: int, dropout: float, *, size_bkn: tuple[int, int, int], sources: slice, device: torch.device
-) -> Float[Tensor, "b k n s"]:
+    seed: int | Int[Tensor, ""],
+    dropout: float,
+    *,
+    weight_map: Int[Tensor, "*of_maps"],
+    receiver: Int[Tensor, "*of_receivers"],
+    source: Int[Tensor, "*of_sources"],
+    n_tokens: int,
+) -> Float[Tensor, "*of_all"]:
     """What each attention weight is multiplied by: 0 with probability `dropout`, else 1 / (1 - dropout).
 
-    Concretely, a weight (image b, head k, receiver q, source s) is dropped if hash(seed, b, k, q, s) < dropout * 2^32.
+    Concretely, a weight (map m, receiver q, source k) is dropped if hash(seed, m, q n + k) < dropout * 2^32.
 
     Args:
-        seed: Any whole number.
+        seed: Any whole number of 64 bits.
         dropout: Share of the weights that is dropped, in [0, 1).
-        size_bkn: Images, heads and tokens.
-        sources: Which sources s.
-        device: Where the factors are put.
+        weight_map: Number of the map of weights: image * heads + head.
+        receiver: Number of the receiving token; this, the map and the source are broadcast against each other.
+        source: Number of the source.
+        n_tokens: Tokens per image.
     """
-    n_images, n_heads, n_tokens = size_bkn
-    map_number = torch.arange(n_images * n_heads, device=device).reshape(n_images, n_heads, 1, 1)
-    tokens = torch.arange(n_tokens, device=device)
-    pair_number = tokens[:, None] * n_tokens + tokens[None, sources]
-    stream = _mixed(_mixed(map_number + (seed & _LOW_32)) + (seed >> 32 & _LOW_32))
-    kept = _mixed(stream ^ _mixed(pair_number)) >= dropout * 2.0**32
+    low, high = seed & _LOW_32, seed >> 32 & _LOW_32
+    stream = _mixed(_mixed(weight_map.long() + low) + high)
+    kept = _mixed(stream ^ _mixed(receiver.long() * n_tokens + source)) >= dropout * 2.0**32
     return kept.float() / (1.0 - dropout)
 
 

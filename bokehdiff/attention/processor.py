@@ -7,12 +7,15 @@ that a forward pass which gradient checkpointing repeats sees the same numbers.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+from jaxtyping import Int
 from torch import Tensor, nn
 
-from bokehdiff.attention.dispatch import pisa_attention
+from bokehdiff.attention.blocks import LOGIT_RANGE
+from bokehdiff.attention.dispatch import pisa_attention, prepare
 from bokehdiff.attention.tokens import TokenOptics
 from bokehdiff.errors import InputError
 
@@ -29,14 +32,23 @@ class PisaInputs:
         hardness: h of the soft disc: `training_hardness` or `INFERENCE_HARDNESS`.
         dropout: Share of the attention weights that is dropped, in [0, 1); 0 at inference.
         seed: What is dropped is a function of this and of the layer; any whole number.
+        logit_range: As in `pisa_attention`.
         backend: As in `pisa_attention`.
+        seed_in_tensor: `seed`, for graphs that are compiled once for every seed.
     """
 
     optics: TokenOptics
     hardness: float
     dropout: float = 0.0
     seed: int = 0
+    logit_range: float = LOGIT_RANGE
     backend: str = "auto"
+    seed_in_tensor: Int[Tensor, ""] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        prepare(self.optics, hardness=self.hardness, logit_range=self.logit_range, backend=self.backend)
+        object.__setattr__(self, "seed_in_tensor", torch.tensor(self.seed))
+        object.__setattr__(self, "optics", self.optics.with_own_memory())  # so that the preparation stays
 
 
 class PisaProcessor:
@@ -80,7 +92,8 @@ class PisaProcessor:
             pisa.optics,
             hardness=pisa.hardness,
             dropout=pisa.dropout,
-            dropout_seed=pisa.seed + self.layer,
+            dropout_seed=pisa.seed_in_tensor + self.layer if pisa.dropout else 0,
+            logit_range=pisa.logit_range,
             backend=pisa.backend,
         )
         projected = attn.to_out[1](attn.to_out[0](received.transpose(1, 2).flatten(2)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from bokehdiff.attention.dropout import dropout_scale
@@ -22,7 +22,7 @@ def dense_pisa(
     visibility: Float[Tensor, "b n n"],
     hardness: float,
     dropout: float = 0.0,
-    dropout_seed: int = 0,
+    dropout_seed: int | Int[Tensor, ""] = 0,
 ) -> Float[Tensor, "b k n d"]:
     """Attention in which each source shares its light out over the receivers that its circle of confusion covers.
 
@@ -58,11 +58,13 @@ def dense_pisa(
     light = P * visibility[:, None].to(dtype)
     if dropout > 0:
         n_images, n_heads, n_tokens, _ = query.shape
+        token = torch.arange(n_tokens, device=query.device)
         light = light * dropout_scale(
             dropout_seed,
             dropout,
-            size_bkn=(n_images, n_heads, n_tokens),
-            sources=slice(None),
-            device=query.device,
+            weight_map=torch.arange(n_images * n_heads, device=query.device).reshape(n_images, n_heads, 1, 1),
+            receiver=token[:, None],
+            source=token,
+            n_tokens=n_tokens,
         )
     return (light @ V).to(query.dtype)

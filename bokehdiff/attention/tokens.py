@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -70,6 +70,7 @@ class TokenOptics:
     pitch_px: tuple[float, float]
     convention: Convention
     occlusion: Occlusion
+    _derived: dict[str, tuple[tuple[Any, ...], Any]] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def from_maps(
@@ -159,14 +160,19 @@ class TokenOptics:
         """
         return RELEASED_LEAST_VISIBLE if self.convention == "released" and hardness < RELEASED_CLAMP_BELOW else 0.0
 
+    @property
+    def position(self) -> Float[Tensor, "n 2"]:
+        """Where the tokens are, in units of 10 px, as `convention` spaces them."""
+        return token_positions(self.grid_hw, self.pitch_px, convention=self.convention, device=self.coc.device)
+
     def blocks(self, block_hw: tuple[int, int] = BLOCK_HW) -> TokenBlocks:
         """The tokens in the order of 2-D blocks; computed at the first call, then kept.
 
         Args:
             block_hw: Tokens of a block down and across; changes speed, not the result.
         """
-        return self._kept(
-            ("blocks", block_hw), lambda: TokenBlocks.of_grid(self.grid_hw, block_hw, device=self.coc.device)
+        return self.derived(
+            "blocks", (block_hw,), lambda: TokenBlocks.of_grid(self.grid_hw, block_hw, device=self.coc.device)
         )
 
     def block_pairs(
@@ -180,13 +186,12 @@ class TokenOptics:
             logit_range: By how much the logits of one source exceed that of its own token at most, see `reach`;
                 infinite to leave no pair out.
         """
-
-        def found() -> BlockPairs:
-            position = token_positions(self.grid_hw, self.pitch_px, convention=self.convention, device=self.coc.device)
-            within = reach(self.coc.detach(), hardness=hardness, logit_range=logit_range)
-            return block_pairs(within, position, self.blocks(block_hw))
-
-        return self._kept(("pairs", hardness, block_hw, logit_range), found)
+        within = reach(self.coc.detach(), hardness=hardness, logit_range=logit_range)
+        return self.derived(
+            "pairs",
+            (hardness, block_hw, logit_range),
+            lambda: block_pairs(within, self.position, self.blocks(block_hw)),
+        )
 
     @torch.no_grad()
     def visibility_tiles(self, pairs: BlockPairs, dtype: torch.dtype = torch.float32) -> VisibilityTiles:
@@ -196,17 +201,26 @@ class TokenOptics:
             pairs: As of `block_pairs`.
             dtype: What it is stored in.
         """
-        return self._kept(("tiles", pairs, dtype), lambda: self.occlusion.tiles(pairs, dtype))
+        return self.derived("tiles", (pairs, dtype), lambda: self.occlusion.tiles(pairs, dtype))
 
-    def _kept(self, key: tuple[object, ...], compute: Callable[[], Any]) -> Any:
-        """What `compute` gives, from the second call on without computing it."""
-        if key not in self._derived:
-            self._derived[key] = compute()
-        return self._derived[key]
+    def derived(self, name: str, parameters: tuple[Any, ...], compute: Callable[[], Any]) -> Any:
+        """What follows from the optics: computed when it is first asked for, then kept until other parameters come.
 
-    @cached_property
-    def _derived(self) -> dict[tuple[object, ...], Any]:
-        return {}
+        Args:
+            name: Of what is computed.
+            parameters: What it depends on beside the optics.
+            compute: Gives it.
+        """
+        # In a compiled graph a comparison would tie it to these numbers; `PisaInputs` sees to it that they agree.
+        if name not in self._derived or not (torch.compiler.is_compiling() or self._derived[name][0] == parameters):
+            self._derived[name] = parameters, compute()
+        return self._derived[name][1]
+
+    def with_own_memory(self) -> TokenOptics:
+        """The same, knowing what was derived so far, but not what others will derive from these optics."""
+        other = replace(self)
+        other._derived.update(self._derived)
+        return other
 
     def to(self, device: torch.device | str) -> TokenOptics:
         """The same on another device."""

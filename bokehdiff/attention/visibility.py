@@ -74,7 +74,7 @@ def token_distance(
 ) -> Float[Tensor, "n s"]:
     """Distance of every receiving token from every source token, in units of 10 px.
 
-    Concretely, distance[q, k] = |x_q - x_k| with the x of `token_positions`.
+    Concretely, distance[q, k] = |x_q - x_k| with x of `token_positions`.
 
     Args:
         grid_hw: Tokens down and across.
@@ -84,7 +84,18 @@ def token_distance(
         device: Where the distances are put.
     """
     position = token_positions(grid_hw, pitch_px, convention=convention, device=device)
-    return (position[:, None] - position[None, sources]).norm(dim=-1)
+    return distance_between(position[:, None], position[None, sources])
+
+
+def distance_between(receiver: Float[Tensor, "*#of 2"], source: Float[Tensor, "*#of 2"]) -> Float[Tensor, "*of"]:
+    """Distance of positions, in their unit; bit by bit the same in every back end.
+
+    Args:
+        receiver: Positions (x, y).
+        source: Positions that are broadcast against them.
+    """
+    across, down = receiver[..., 0] - source[..., 0], receiver[..., 1] - source[..., 1]
+    return (across.square_() + down.square_()).sqrt_()
 
 
 def log_soft_disc(

@@ -9,7 +9,7 @@ import math
 import pytest
 import torch
 
-from bokehdiff.attention import BACKENDS, INFERENCE_HARDNESS, chunked, dispatch, pisa_attention
+from bokehdiff.attention import BACKENDS, INFERENCE_HARDNESS, dispatch, local, pisa_attention
 from bokehdiff.attention.tokens import TokenOptics
 from bokehdiff.errors import InputError
 from tests.attention.scenes import layered_disparity, optics_of
@@ -38,7 +38,7 @@ def run(backend, leaves, coc_px, optics, **options):
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 @pytest.mark.parametrize("grid_hw", [(1, 1), (3, 5), (7, 4)])
 def test_back_ends_match_the_definition(monkeypatch, backend, convention, hardness, dropout, grid_hw):
-    monkeypatch.setattr(chunked, "WEIGHTS_PER_CHUNK", 500)  # chunks that do not divide the tokens
+    monkeypatch.setattr(local, "WEIGHTS_AT_A_TIME", 500)  # parts that divide neither blocks nor heads
     leaves, coc_px, optics = problem(grid_hw, convention=convention)
     options = {"hardness": hardness, "dropout": dropout, "dropout_seed": 5}
     expected, expected_grads = run("reference", leaves, coc_px, optics, **options)
@@ -70,12 +70,18 @@ def test_autocast_does_not_coarsen_the_disc(backend):
     assert torch.equal(cast, plain)
 
 
-def test_chunks_change_nothing(monkeypatch):
-    leaves, coc_px, optics = problem((4, 5))
-    whole, _ = run("chunked", leaves, coc_px, optics, hardness=3.0)
-    for size in (1, 700, 5000):
-        monkeypatch.setattr(chunked, "WEIGHTS_PER_CHUNK", size)
-        assert_close(run("chunked", leaves, coc_px, optics, hardness=3.0)[0], whole)
+@pytest.mark.parametrize("convention", ["thin_lens", "released"])
+def test_blocks_and_parts_change_nothing(monkeypatch, convention):
+    leaves, coc_px, optics = problem((6, 9), convention=convention)
+    options = {"hardness": 5.0, "dropout": 0.2, "dropout_seed": 4}
+    whole, grads = run("reference", leaves, coc_px, optics, **options)
+    for side, size in ((1, 100), (2, 2**18), (3, 1), (16, 2000)):
+        monkeypatch.setattr(local, "_block_side", lambda *_, side=side: side)
+        monkeypatch.setattr(local, "WEIGHTS_AT_A_TIME", size)
+        got, got_grads = run("local", leaves, coc_px, optics.to("cpu"), **options)
+        assert_close(got, whole)
+        for got_grad, grad in zip(got_grads, grads, strict=True):
+            assert_close(got_grad, grad)
 
 
 def test_a_mirrored_problem_has_a_mirrored_result():
@@ -107,7 +113,9 @@ def test_dropout_is_seeded_and_keeps_the_mean():
 def test_dropout_drops_its_share_independently_of_heads_and_images():
     from bokehdiff.attention.dropout import dropout_scale
 
-    scale = dropout_scale(7, 0.25, size_bkn=(2, 3, 64), sources=slice(None), device=torch.device("cpu"))
+    token = torch.arange(64)
+    weight_map = torch.arange(6).reshape(2, 3, 1, 1)
+    scale = dropout_scale(7, 0.25, weight_map=weight_map, receiver=token[:, None], source=token, n_tokens=64)
     kept = scale > 0
     assert kept.float().mean().item() == pytest.approx(0.75, abs=0.01)
     assert scale.max().item() == pytest.approx(4 / 3)
@@ -131,10 +139,10 @@ def test_auto_tells_once_what_it_picked(monkeypatch, caplog):
     assert [record.getMessage() for record in caplog.records] == [
         "physics-inspired attention over 6 tokens: back end reference"
     ]
-    monkeypatch.setattr(dispatch, "DENSE_WEIGHTS", 1)
+    monkeypatch.setattr(dispatch, "DENSE_TOKENS", 1)
     with caplog.at_level(logging.INFO, logger="bokehdiff"):
         pisa_attention(*leaves, optics, hardness=3.0)
-    assert caplog.records[-1].getMessage().endswith("chunked")
+    assert caplog.records[-1].getMessage().endswith("local")
 
 
 def test_calls_that_cannot_be_answered_are_refused():
@@ -143,5 +151,5 @@ def test_calls_that_cannot_be_answered_are_refused():
         pisa_attention(query[:, :, :5], key[:, :, :5], value[:, :, :5], optics, hardness=3.0)
     with pytest.raises(InputError, match=r"dropout must be in \[0, 1\); got 1"):
         pisa_attention(query, key, value, optics, hardness=3.0, dropout=1.0)
-    with pytest.raises(InputError, match="backend must be auto, reference or chunked; got fast"):
+    with pytest.raises(InputError, match="backend must be auto, reference or local; got fast"):
         pisa_attention(query, key, value, optics, hardness=3.0, backend="fast")

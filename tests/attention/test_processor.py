@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from bokehdiff.attention import INFERENCE_HARDNESS, PISA_LAYERS, PisaInputs, install_pisa, processor, remove_pisa
 from bokehdiff.errors import InputError
 from tests.attention.scenes import layered_disparity, optics_of
+from tests.helpers import assert_close
 
 GRID_HW = (4, 6)  # of down_blocks.1, for latents of 8 x 12
 CHOSEN = [f"{PISA_LAYERS}.transformer_blocks.{i}.attn1" for i in (0, 1)]
@@ -39,9 +40,9 @@ def unet():
     ).eval()
 
 
-def pisa_inputs(*, strength_px=60.0, **options):
+def pisa_inputs(*, strength_px=60.0, hardness=INFERENCE_HARDNESS, **options):
     scenes = torch.cat([layered_disparity(seed, (GRID_HW[0] * 16, GRID_HW[1] * 16)) for seed in (1, 2)])
-    return PisaInputs(optics_of(scenes, GRID_HW, strength_px=strength_px), INFERENCE_HARDNESS, **options)
+    return PisaInputs(optics_of(scenes, GRID_HW, strength_px=strength_px), hardness, **options)
 
 
 def call(unet, pisa=None):
@@ -137,7 +138,7 @@ def test_blur_changes_what_the_layer_does(unet):
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
-@pytest.mark.parametrize("backend", ["reference", "chunked"])
+@pytest.mark.parametrize("backend", ["reference", "local"])
 def test_gradients_survive_checkpointing(unet, dropout, backend):
     """Two forward passes before one backward: state in the processors would show."""
     unet.train()
@@ -232,3 +233,60 @@ def test_a_processor_with_weights_is_not_hidden(unet):
     unet.mid_block.attentions[0].transformer_blocks[0].attn2.set_processor(Weighty())
     with pytest.raises(InputError, match=r"attn2 has weights of its own \(Weighty\)"):
         install_pisa(unet)
+
+
+@pytest.fixture
+def unchecked_shapes():
+    """Graphs cannot hold the checks of shapes that tests run under."""
+    from jaxtyping import config
+
+    config.update("jaxtyping_disable", True)
+    yield
+    config.update("jaxtyping_disable", False)
+
+
+@pytest.mark.usefixtures("unchecked_shapes")
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_a_layer_compiles_whole_and_once_for_all_images(dropout):
+    """Another image, hardness and seed: other blocks, at most one more graph for numbers that are no constants."""
+    from diffusers.models.attention_processor import Attention
+    from torch._dynamo.utils import counters
+
+    torch._dynamo.reset()
+    counters.clear()
+    layer = Attention(16, heads=2, dim_head=8)
+    layer.set_processor(processor.PisaProcessor(layer.processor, 0))
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    tokens = torch.randn(2, GRID_HW[0] * GRID_HW[1], 16)
+    for step, strength_px in enumerate((5.0, 90.0, 20.0, 40.0)):
+        pisa = pisa_inputs(strength_px=strength_px, hardness=3.0 + step, dropout=dropout, seed=step, backend="local")
+        expected, got = layer(tokens, pisa=pisa), compiled(tokens, pisa=pisa)
+        assert torch.equal(got, expected)
+        weights = list(layer.parameters())
+        gradients = torch.autograd.grad(got.square().sum(), weights)
+        assert_close(
+            torch.cat([g.flatten() for g in gradients]),
+            torch.cat([g.flatten() for g in torch.autograd.grad(expected.square().sum(), weights)]),
+        )
+    assert counters["stats"]["unique_graphs"] <= 2
+    assert not counters["graph_break"]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("unchecked_shapes")
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_whole_unet_compiles_without_graph_break(unet, checkpointing):
+    torch._dynamo.reset()
+    install_pisa(unet)
+    if checkpointing:
+        unet.train().enable_gradient_checkpointing()
+    compiled = torch.compile(unet, fullgraph=True, backend="aot_eager")
+    for strength_px in (60.0, 10.0):
+        pisa = pisa_inputs(strength_px=strength_px, backend="local")
+        got = call(compiled, pisa)
+        assert_close(got, call(unet, pisa))
+        got.square().mean().backward()
+        assert all(
+            bool(parameter.grad.isfinite().all()) for parameter in unet.parameters() if parameter.grad is not None
+        )
+        assert unet.get_parameter(f"{CHOSEN[0]}.to_q.weight").grad.abs().sum() > 0

@@ -278,7 +278,7 @@ def test_released_refuses_disparity_beyond_its_range():
 
 
 @pytest.mark.skipif(not GOLDEN.exists(), reason="needs the numbers of the released code")
-@pytest.mark.parametrize("backend", ["reference", "chunked"])
+@pytest.mark.parametrize("backend", ["reference", "local"])
 @pytest.mark.parametrize(
     ("name", "hard", "released_steps"), [("y_inference", 1e7, 7), ("y_train_start", 3.0, 7), ("y_no_occlusion", 1e7, 0)]
 )

@@ -26,12 +26,15 @@ from bokehdiff.renderers.layered import (
     steepen_edges,
 )
 from bokehdiff.renderers.lens_values import lens_values
+from bokehdiff.renderers.rays import image_field
 from bokehdiff.renderers.scatter import Sheet, splat
 
 logger = logging.getLogger(__name__)
 
 BEST = "layered"
 DIFFUSION = "diffusion"
+FALLOFF_POINTS = 256  # of the lens, as many as `render_layers` takes by default
+FALLOFF_NODES = 129  # places along a side where the light is found; it changes smoothly in between
 
 
 @dataclass(frozen=True)
@@ -86,8 +89,7 @@ def render_photo(
     Args:
         image_linear: All in focus, linear light; HDR above 1 allowed.
         disparity: Larger is nearer, in the units of the lens's focus; of the size of the image.
-        lens: What is in focus, strength_px at the size of the image, the opening (but for cat's eyes, which no
-            method here can draw), and its colour errors.
+        lens: What is in focus, strength_px at the size of the image, the opening, and its colour errors.
         matte: Share of each pixel that belongs to the foreground subject, in [0, 1], of the size of the image; parts
             hair from what is behind it. None if unknown; "scatter" takes none.
         method: "scatter" (only what the photograph shows), "occlusion_aware" (also what lies hidden behind depth edges,
@@ -108,23 +110,19 @@ def render_photo(
         raise InputError("method 'scatter' cannot use a matte: use 'layered', or pass none")
     if method == "scatter" and inpainting != DIFFUSION:
         raise InputError(f"method 'scatter' fills in nothing, so inpainting {inpainting!r} has no use: use 'layered'")
-    if lens.aperture.cat_eye:
-        raise InputError(
-            "cat_eye changes the opening from place to place, which render_photo cannot draw: use render_layers, "
-            f"or an aperture with cat_eye=0; got {lens.aperture.cat_eye:g}"
-        )
     if method == "auto":
         logger.info("render_photo: method %s", BEST)
     options = PhotoOptions(lens.aperture, matte, inpainter(inpainting, device=image_linear.device), progress)
     renderer = METHODS[BEST if method == "auto" else method]
     disparity = disparity.to(image_linear)
     if not lens.is_chromatic:
-        return _magnified(_blurred(renderer, image_linear, disparity, lens.of_channel(0), options), lens)
+        picture = _magnified(_blurred(renderer, image_linear, disparity, lens.of_channel(0), options), lens)
+        return _darkened(picture, lens.aperture)
     channels = []
     for channel in range(3):
         picture = _blurred(renderer, image_linear, disparity, lens.of_channel(channel), options)
         channels.append(_magnified(picture, lens.of_channel(channel))[:, channel])
-    return torch.stack(channels, dim=1)
+    return _darkened(torch.stack(channels, dim=1), lens.aperture)
 
 
 def _blurred(
@@ -147,6 +145,19 @@ def _magnified(image_linear: Float[Tensor, "b 3 h w"], lens: Lens) -> Float[Tens
     turn = torch.eye(2, 3, dtype=image_linear.dtype, device=image_linear.device) / scale
     grid = F.affine_grid(turn.expand(len(image_linear), 2, 3), list(image_linear.shape), align_corners=False)
     return F.grid_sample(image_linear, grid, padding_mode="border", align_corners=False)
+
+
+def _darkened(image_linear: Float[Tensor, "b 3 h w"], aperture: Aperture) -> Float[Tensor, "b 3 h w"]:
+    """Less the light that the rim of the lens cuts off, if the opening's fall-off is wanted."""
+    if not (aperture.cat_eye and aperture.falloff):
+        return image_linear
+    size_hw = (image_linear.shape[2], image_linear.shape[3])
+    y, x = (torch.linspace(0.5, n - 0.5, min(n, FALLOFF_NODES)) for n in size_hw)
+    places = image_field(torch.stack(torch.meshgrid(x, y, indexing="xy")), size_hw)
+    points, spacing = aperture.sample(FALLOFF_POINTS), aperture.spacing(FALLOFF_POINTS)
+    passed = aperture.unvignetted(points, places, spacing=spacing)
+    light = torch.einsum("n,nhw->hw", aperture.weights(FALLOFF_POINTS), passed)[None, None]
+    return image_linear * F.interpolate(light, size_hw, mode="bilinear", align_corners=True).to(image_linear)
 
 
 def _check_plane(name: str, plane: Tensor | None, image_linear: Tensor) -> None:

@@ -6,27 +6,30 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import cv2
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.nn import functional as F
 from tqdm import tqdm
 
 from bokehdiff.optics import Aperture
+from bokehdiff.renderers.rays import image_field
+from bokehdiff.renderers.spread import Opening, cell_px, landing, spread
 from bokehdiff.tiling import Window
 
 FIRST_RADII_PX = (0.0, 0.6, 1.2, 2.0)  # close in focus, where a fraction of a pixel shows
 LEAST_STEP_PX = 1.0  # between slices farther out, until ...
 STEP_PER_RADIUS = 0.08  # ... this share of the radius is more
+FLAT_STEP_PX = 0.1  # on both sides of the radius where all have one, so that there are gradients
 TILE_PX = 512  # slices that are empty in a tile cost nothing there; a multiple of every cell
-COARSE_RADIUS_PX = 16.0  # discs from here on are drawn in cells of 2 px, from twice that in cells of 4, and so on
-DIRECT_SIDE_PX = 5  # up to here a direct convolution is as fast as Fourier's
+CAT_EYE_SHIFT = 0.15  # how far the rim may move across a tile, in radii, where that is more than a pixel
+LEAST_TILE_PX = 16
+BLOCK_PX = 16  # what a slice holds is known by blocks
 LEAST_WEIGHT = 1e-7  # what rounding leaves of nothing; a single pixel spread over a disc of 500 px weighs more
 GAP_SLICES = (2.5, 4.0)  # surfaces as many slices apart begin to hide each other, and do so wholly
 SOLID_SLICES = (4.0, 6.0)  # the same where a steep slope must not hide its own farther end
 NOTHING_SOLID = -1e9  # a signed circle of confusion behind everything; finite, so that gradients are
 SAME_SURFACE_SLICES = 3  # as many in a row do not hide each other: a slope would hide its own farther end
+NEARLY_CLOSED = 0.05  # less than this left free fades out smoothly: its gradient has no jump where nothing is left
 
 
 @dataclass(frozen=True)
@@ -55,9 +58,10 @@ def splat(
 
     Concretely, out(p) = sum over slices k of V_k(p) (light_k * disc_k)(p), over the same sum of weight_k instead of
     light_k, where disc_k has the radius of slice k and sums to 1, each pixel belongs to the two slices next to its
-    circle of confusion by linear shares, and V_k(p) = 1 - min(1, sum over slices j at least three nearer than k of
-    (weight_j * disc_j)(p)) is what nearer slices leave free. Neighbouring slices are one surface: they share a pixel
-    and do not hide each other. Beyond the border the edge pixels go on.
+    circle of confusion by shares that keep its disc's second moment, and V_k(p) = free(sum over slices j at least three
+    nearer than k of (weight_j * disc_j)(p)) is what nearer slices leave. Neighbouring slices are one surface: they
+    share a pixel and do not hide each other. Beyond the border the edge pixels go on. With cat's eyes disc_k is that of
+    the pixel p.
 
     The splat with a soft disc and normalised weights is BokehMe's (Peng et al., CVPR 2022); slices and visibility
     replace its one sum, which lets light from behind into a subject in focus.
@@ -69,54 +73,104 @@ def splat(
         aperture: Shape and transmission of the opening; None for a disc.
         progress: Show a bar over the tiles.
     """
+    aperture = aperture or Aperture()
     nodes = slice_radii(*_range_px(sheets))
     widest_px = max(abs(nodes[0]), abs(nodes[-1]))
     # Coarse grids need whole cells around what a disc can reach, and one to interpolate with.
-    margin = math.ceil(widest_px) + 1 + 3 * _cell_px(widest_px) if len(nodes) > 1 or nodes[0] else 0
-    padded = [_padded(sheet, margin) for sheet in sheets]
-    height, width = solid_coc_px.shape[1:]
-    tiles = [
-        Window(top, left, min(TILE_PX, height - top), min(TILE_PX, width - left))
-        for top in range(0, height, TILE_PX)
-        for left in range(0, width, TILE_PX)
-    ]
+    coarsest = cell_px(widest_px)
+    margin = -(-(math.ceil(widest_px) + 2 * coarsest) // coarsest) * coarsest if widest_px else 0
+    size_hw = (solid_coc_px.shape[1], solid_coc_px.shape[2])
     picture = torch.zeros_like(sheets[0].light)
-    for tile in tqdm(tiles, desc="tiles", disable=not progress):
-        rows, columns = slice(tile.top, tile.top + tile.height), slice(tile.left, tile.left + tile.width)
-        reaching = [_cropped(sheet, tile, margin) for sheet in padded]
-        picture[..., rows, columns] = _splat_tile(
-            reaching, solid_coc_px[:, rows, columns], nodes, aperture or Aperture(), margin
-        )
+    drawn: dict[float, list[Tensor]] = {}
+    for tile in tqdm(_tiles(size_hw, widest_px, aperture), desc="tiles", disable=not progress):
+        reaching = [_reaching(sheet, tile, margin) for sheet in sheets]
+        tile_there = Window(margin, margin, tile.height, tile.width)
+        places = _corners(tile, size_hw) if aperture.cat_eye else None
+        opening = Opening(aperture, places, tile_there, {} if aperture.cat_eye else drawn)
+        tile.cut(picture)[:] = _splat_tile(reaching, tile.cut(solid_coc_px), nodes, opening)
     return picture
 
 
-def _cropped(sheet: Sheet, tile: Window, margin: int) -> Sheet:
-    rows = slice(tile.top, tile.top + tile.height + 2 * margin)
-    columns = slice(tile.left, tile.left + tile.width + 2 * margin)
-    return Sheet(sheet.light[..., rows, columns], sheet.weight[:, rows, columns], sheet.coc_px[:, rows, columns])
+def _tiles(size_hw: tuple[int, int], widest_px: float, aperture: Aperture) -> list[Window]:
+    side = TILE_PX
+    if aperture.cat_eye:
+        # The rim moves by cat_eye radii over half the diagonal.
+        shift = max(CAT_EYE_SHIFT, 1.0 / max(widest_px, 1.0)) / aperture.cat_eye
+        side = int(min(max(shift * math.hypot(*size_hw) / 2, LEAST_TILE_PX), TILE_PX)) // BLOCK_PX * BLOCK_PX
+    height, width = size_hw
+    return [
+        Window(top, left, min(side, height - top), min(side, width - left))
+        for top in range(0, height, side)
+        for left in range(0, width, side)
+    ]
+
+
+def _corners(tile: Window, size_hw: tuple[int, int]) -> Float[Tensor, "2 2 2"]:
+    """Places (x, y) of the tile's upper and lower, left and right corners, as vignetting counts them."""
+    x, y = torch.tensor([tile.left, tile.left + tile.width]), torch.tensor([tile.top, tile.top + tile.height])
+    return image_field(torch.stack(torch.meshgrid(x, y, indexing="xy")).double(), size_hw)
+
+
+def _reaching(sheet: Sheet, tile: Window, margin: int) -> Sheet:
+    """What can reach the tile; beyond the border the edge pixels go on."""
+
+    def cut(image: Tensor) -> Tensor:
+        for dim, first, length in ((-2, tile.top, tile.height), (-1, tile.left, tile.width)):
+            index = torch.arange(first - margin, first + length + margin, device=image.device)
+            image = image.index_select(dim, index.clamp(0, image.shape[dim] - 1))
+        return image
+
+    return Sheet(light=cut(sheet.light), weight=cut(sheet.weight), coc_px=cut(sheet.coc_px))
 
 
 def _splat_tile(
-    padded: Sequence[Sheet],
-    solid_coc_px: Float[Tensor, "b h w"],
-    nodes: list[float],
-    aperture: Aperture,
-    margin: int,
+    sheets: Sequence[Sheet], solid_coc_px: Float[Tensor, "b h w"], nodes: list[float], opening: Opening
 ) -> Float[Tensor, "b 3 h w"]:
-    """The tile that the padded sheets surround."""
-    nodes = _enclosing(nodes, *_range_px(padded))
-    like = padded[0].light
-    sums = like.new_zeros(len(like), 4, *solid_coc_px.shape[1:])
-    landed: list[Tensor] = []
-    covered = torch.zeros_like(sums[:, 3])
+    """The tile that the sheets surround."""
+    nodes = _enclosing(nodes, *_range_px(sheets))
+    sources = [_Source.of(sheet, nodes) for sheet in sheets if bool((sheet.weight > 0).any())]
+    tile = opening.tile
+    light, weight = torch.zeros_like(tile.cut(sheets[0].light)), torch.zeros_like(solid_coc_px)
+    covered = torch.zeros_like(solid_coc_px)
+    nearest_solid = solid_coc_px.detach().max()
+    landed: list[_Landed | None] = []
     for k in reversed(range(len(nodes))):
-        if len(landed) >= SAME_SURFACE_SLICES:
-            covered = covered + landed[-SAME_SURFACE_SLICES]
-        spread = _spread_coarsely(_slice(padded, nodes, k), nodes[k], aperture, margin)
-        landed.append(spread[:, 3])
-        closed = torch.maximum(covered.clamp(max=1.0), _slices_apart(solid_coc_px, nodes[k], SOLID_SLICES))
-        sums = sums + (1.0 - closed)[:, None] * spread
-    return sums[:, :3].clamp_min(0.0) / sums[:, 3:].clamp_min(LEAST_WEIGHT)
+        before = landed[-SAME_SURFACE_SLICES] if len(landed) >= SAME_SURFACE_SLICES else None
+        if before:
+            before.window.cut(covered).add_(before.weight)
+        content = _slice(sources, k, align_px=max(BLOCK_PX, cell_px(nodes[k])))
+        wanted = content and _common(landing(content.window, nodes[k]), tile)
+        if not (content and wanted and wanted.height * wanted.width):
+            landed.append(None)
+            continue
+        here = Window(wanted.top - tile.top, wanted.left - tile.left, wanted.height, wanted.width)
+        spread_light = spread(content.light, content.window, wanted, nodes[k], opening)
+        left = 1.0 - here.cut(covered)
+        if bool(_slices_apart(nearest_solid, nodes[k], SOLID_SLICES) > 0):
+            left = torch.minimum(left, 1.0 - _slices_apart(here.cut(solid_coc_px), nodes[k], SOLID_SLICES))
+        free = _free(left)
+        here.cut(light).addcmul_(free[:, None], spread_light[:, :3])
+        here.cut(weight).addcmul_(free, spread_light[:, 3])
+        landed.append(_Landed(here, spread_light[:, 3]))
+    return light.clamp_min(0.0) / weight[:, None].clamp_min(LEAST_WEIGHT)
+
+
+@dataclass(frozen=True)
+class _Landed:
+    """Weight of a slice, where some landed."""
+
+    window: Window
+    weight: Float[Tensor, "b h w"]
+
+
+def _free(left: Float[Tensor, "b h w"]) -> Float[Tensor, "b h w"]:
+    """What nearer surfaces leave free: nothing if they cover more than all.
+
+    Concretely, t where 1 - cover = t is at least e, t^2 (2 e - t) / e^2 below, 0 from t = 0 down.
+    """
+    left = left.clamp_min(0.0)
+    faded = left.square() * (2.0 * NEARLY_CLOSED - left) / NEARLY_CLOSED**2
+    return torch.where(left < NEARLY_CLOSED, faded, left)
 
 
 def opacity(near_px: Tensor, far_px: Tensor) -> Tensor:
@@ -137,12 +191,13 @@ def _slices_apart(near_px: Tensor, far_px: Tensor | float, ramp: tuple[float, fl
 
 
 def _range_px(sheets: Sequence[Sheet]) -> tuple[float, float]:
-    """Smallest and largest circle of confusion of what is there."""
-    there = [sheet.coc_px.detach()[sheet.weight.detach() > 0] for sheet in sheets]
-    extremes = [coc_px.aminmax() for coc_px in there if len(coc_px)]
-    return min((float(low) for low, _ in extremes), default=0.0), max(
-        (float(high) for _, high in extremes), default=0.0
-    )
+    """Smallest and largest circle of confusion of what is there; (0, 0) if nothing is."""
+    least, most = math.inf, -math.inf
+    for sheet in sheets:
+        coc_px, there = sheet.coc_px.detach(), sheet.weight.detach() > 0
+        least = min(least, float(torch.where(there, coc_px, math.inf).min()))
+        most = max(most, float(torch.where(there, coc_px, -math.inf).max()))
+    return (least, most) if least <= most else (0.0, 0.0)
 
 
 def _enclosing(nodes: list[float], least_px: float, most_px: float) -> list[float]:
@@ -155,15 +210,15 @@ def _enclosing(nodes: list[float], least_px: float, most_px: float) -> list[floa
 def slice_radii(least_px: float, most_px: float) -> list[float]:
     """Signed radii of the slices, ascending, that enclose the range of circles of confusion; 0 is one if inside.
 
-    Concretely, the magnitudes are 0, 0.6, 1.2, 2 and then grow by the larger of 1 px and 8 %; between two of them a
-    disc is blended linearly. A range of one value is one slice of exactly that radius.
+    Concretely, the magnitudes are 0, 0.6, 1.2, 2 and then grow by the larger of 1 px and 8 %; between two of them discs
+    are blended. A range of one value is enclosed by that radius more and less 0.1 px; one in focus is one slice.
 
     Args:
         least_px: Smallest signed circle of confusion.
         most_px: Largest.
     """
     if most_px == least_px:
-        return [least_px]
+        return [least_px] if abs(least_px) <= FLAT_STEP_PX else [least_px - FLAT_STEP_PX, least_px + FLAT_STEP_PX]
     ladder = list(FIRST_RADII_PX)
     while ladder[-1] < max(abs(least_px), abs(most_px)):
         ladder.append(ladder[-1] + max(LEAST_STEP_PX, STEP_PER_RADIUS * ladder[-1]))
@@ -173,102 +228,94 @@ def slice_radii(least_px: float, most_px: float) -> list[float]:
     return signed[first : last + 1]
 
 
-def _padded(sheet: Sheet, margin: int) -> Sheet:
-    def extend(image: Tensor) -> Tensor:
-        for dim in (-2, -1):
-            index = torch.arange(-margin, image.shape[dim] + margin, device=image.device)
-            image = image.index_select(dim, index.clamp(0, image.shape[dim] - 1))
-        return image
-
-    return Sheet(light=extend(sheet.light), weight=extend(sheet.weight), coc_px=extend(sheet.coc_px))
+def _signed_square(radius_px: Tensor) -> Tensor:
+    return radius_px * radius_px.abs()
 
 
-def _slice(sheets: Sequence[Sheet], nodes: list[float], k: int) -> Float[Tensor, "b 4 h w"]:
-    """Light and weight of the pixels that belong to slice k, each times its linear share."""
-    total = torch.zeros_like(torch.cat([sheets[0].light, sheets[0].weight[:, None]], dim=1))
-    for sheet in sheets:
-        share = torch.ones_like(sheet.coc_px)
-        if k > 0:
-            share = torch.minimum(share, (sheet.coc_px - nodes[k - 1]) / (nodes[k] - nodes[k - 1]))
-        if k + 1 < len(nodes):
-            share = torch.minimum(share, (nodes[k + 1] - sheet.coc_px) / (nodes[k + 1] - nodes[k]))
-        if bool((share > 0).any()):
-            total = total + torch.cat([sheet.light, sheet.weight[:, None]], dim=1) * share.clamp_min(0.0)[:, None]
-    return total
-
-
-def _cell_px(radius_px: float) -> int:
-    """Side of the cells that a disc is drawn in: 1, and a power of 2 where its edge is not finer than a sixteenth."""
-    return 2 ** max(0, int(math.log2(max(abs(radius_px), 1.0) / COARSE_RADIUS_PX) + 1)) if radius_px else 1
-
-
-def _spread_coarsely(
-    content: Float[Tensor, "b 4 ph pw"], radius_px: float, aperture: Aperture, margin: int
-) -> Float[Tensor, "b 4 h w"]:
-    """`_spread`, for wide discs on a grid of coarser cells, whose light is interpolated back."""
-    cell = _cell_px(radius_px)
-    kernel = aperture_kernel(radius_px / cell, aperture, like=content)
-    if cell == 1:
-        return _spread(content, kernel, margin)
-    height, width = content.shape[-2:]
-    cells = F.avg_pool2d(F.pad(content, (0, -width % cell, 0, -height % cell)), cell)
-    margin_cells = margin // cell - 1
-    spread = F.interpolate(_spread(cells, kernel, margin_cells), scale_factor=cell, mode="bilinear")
-    first = margin - margin_cells * cell
-    return spread[..., first : first + height - 2 * margin, first : first + width - 2 * margin]
-
-
-def _spread(content: Float[Tensor, "b 4 ph pw"], kernel: Float[Tensor, "k k"], margin: int) -> Float[Tensor, "b 4 h w"]:
-    """Convolve with the opening and take the margin off; only the box that holds something is worked on."""
-    reach = kernel.shape[0] // 2
-    height, width = (n - 2 * margin for n in content.shape[-2:])
-    filled = content[:, 3].detach().amax(dim=0) > 0
-    rows, columns = filled.any(dim=1).nonzero()[:, 0], filled.any(dim=0).nonzero()[:, 0]
-    if len(rows) == 0:
-        return content[..., :height, :width] * 0.0
-    # The box of the output, in coordinates of the image, and what can reach it, in those of the padded one.
-    top, bottom = max(0, int(rows[0]) - margin - reach), min(height, int(rows[-1]) - margin + reach + 1)
-    left, right = max(0, int(columns[0]) - margin - reach), min(width, int(columns[-1]) - margin + reach + 1)
-    if top >= bottom or left >= right:
-        return content[..., :height, :width] * 0.0
-    reaching = content[
-        ..., top + margin - reach : bottom + margin + reach, left + margin - reach : right + margin + reach
-    ]
-    spread = _convolve(reaching, kernel)
-    return F.pad(spread, (left, width - right, top, height - bottom))
-
-
-def aperture_kernel(radius_px: float, aperture: Aperture, *, like: Tensor) -> Float[Tensor, "k k"]:
-    """The picture of a dot: the opening on the pixel grid, of total weight 1.
-
-    Concretely, kernel[i, j] is proportional to the opening's transmittance at -(j, i) / r, its outline falling over one
-    pixel: for a disc clip(|r| + 1/2 - |(i, j)|, 0, 1), the share of a pixel at that distance that the disc covers. Up
-    to half a pixel it is the identity.
+@dataclass(frozen=True)
+class _Source:
+    """A sheet as slices see it.
 
     Args:
-        radius_px: Signed: before the focus the opening is seen upside down.
-        aperture: Shape and transmission of the opening.
-        like: Gives dtype and device.
+        light: And its weight.
+        square: Of the circle of confusion, with its sign: what shares are linear in, as the area of discs is.
+        nodes: Those squares of the slices.
+        occupied: Whether anything lies between slice s and the next in a block of pixels.
     """
-    reach = math.ceil(max(abs(radius_px) - 0.5, 0.0))
-    if reach == 0:
-        return like.new_ones(1, 1)
-    offset = torch.arange(-reach, reach + 1, dtype=like.dtype, device=like.device)
-    points = torch.stack(torch.meshgrid(offset, offset, indexing="xy"), dim=-1) / -radius_px
-    kernel = aperture.transmittance(points, softness=1.0 / abs(radius_px))
-    # An opening whose grains are finer than the pixels may be missed by all of them.
-    return kernel / kernel.sum() if float(kernel.sum()) > 0 else (points.norm(dim=-1) == 0).to(like)
+
+    light: Float[Tensor, "b 4 h w"]
+    square: Float[Tensor, "b h w"]
+    nodes: Float[Tensor, " n"]
+    occupied: Bool[Tensor, "s rows columns"]
+
+    @staticmethod
+    def of(sheet: Sheet, nodes: list[float]) -> _Source:
+        radii = torch.tensor(nodes, dtype=sheet.coc_px.dtype, device=sheet.coc_px.device)
+        gap = torch.bucketize(sheet.coc_px.detach(), radii, right=True) - 1
+        n_gaps = max(len(nodes) - 1, 1)
+        gap = torch.where(sheet.weight.detach() > 0, gap.clamp(0, n_gaps - 1), n_gaps)
+        height, width = gap.shape[1:]
+        rows = (torch.arange(height, device=gap.device) // BLOCK_PX)[:, None].expand(height, width)
+        columns = (torch.arange(width, device=gap.device) // BLOCK_PX)[None, :].expand(height, width)
+        n_rows, n_columns = -(-height // BLOCK_PX), -(-width // BLOCK_PX)
+        occupied = torch.zeros((n_gaps + 1, n_rows, n_columns), dtype=torch.bool, device=gap.device)
+        occupied[gap, rows, columns] = True
+        return _Source(
+            light=torch.cat([sheet.light, sheet.weight[:, None]], dim=1),
+            square=_signed_square(sheet.coc_px),
+            nodes=_signed_square(radii),
+            occupied=occupied[:n_gaps],
+        )
+
+    def blocks(self, k: int) -> Bool[Tensor, "rows columns"]:
+        """Blocks that hold something of slice k."""
+        return self.occupied[max(k - 1, 0) : k + 1].any(dim=0)
+
+    def part(self, k: int, window: Window) -> Float[Tensor, "b 4 h w"]:
+        """What slice k has of the light in a window."""
+        square, share = window.cut(self.square), None
+        if k > 0:
+            share = (square - self.nodes[k - 1]) / (self.nodes[k] - self.nodes[k - 1])
+        if k + 1 < len(self.nodes):
+            falling = (self.nodes[k + 1] - square) / (self.nodes[k + 1] - self.nodes[k])
+            share = falling if share is None else torch.minimum(share, falling)
+        light = window.cut(self.light)
+        return light if share is None else light * share.clamp(0.0, 1.0)[:, None]
 
 
-def _convolve(image: Float[Tensor, "b 4 h w"], kernel: Float[Tensor, "k k"]) -> Float[Tensor, "b 4 oh ow"]:
-    """Convolution where the kernel fits wholly into the image."""
-    side = kernel.shape[0]
-    if side == 1:
-        return image
-    if side <= DIRECT_SIDE_PX:
-        flipped = kernel.flip(0, 1)[None, None]  # torch's convolution is a correlation
-        return F.conv2d(image.flatten(0, 1)[:, None], flipped)[:, 0].unflatten(0, image.shape[:2])
-    size_hw = [cv2.getOptimalDFTSize(n) for n in image.shape[-2:]]
-    product = torch.fft.rfft2(image, s=size_hw) * torch.fft.rfft2(kernel, s=size_hw)
-    height, width = image.shape[-2:]
-    return torch.fft.irfft2(product, s=size_hw)[..., side - 1 : height, side - 1 : width]
+@dataclass(frozen=True)
+class _Content:
+    """Light and weight of a slice, and where all of it is."""
+
+    window: Window
+    light: Float[Tensor, "b 4 h w"]
+
+
+def _slice(sources: Sequence[_Source], k: int, *, align_px: int) -> _Content | None:
+    """What all sources have of slice k; None if nothing."""
+    holding = [source for source in sources if bool(source.blocks(k).any())]
+    if not holding:
+        return None
+    blocks = torch.stack([source.blocks(k) for source in holding]).any(dim=0)
+    height, width = holding[0].square.shape[1:]
+    (top, bottom), (left, right) = (_extent(blocks.any(dim=dim), n, align_px) for dim, n in ((1, height), (0, width)))
+    window = Window(top, left, bottom - top, right - left)
+    light = holding[0].part(k, window)
+    for source in holding[1:]:
+        light = light + source.part(k, window)
+    return _Content(window, light)
+
+
+def _extent(filled: Bool[Tensor, " n"], n_px: int, align_px: int) -> tuple[int, int]:
+    """First and last pixel of the filled blocks, at whole multiples."""
+    places = filled.nonzero()[:, 0]
+    first, last = int(places[0]) * BLOCK_PX, (int(places[-1]) + 1) * BLOCK_PX
+    return first // align_px * align_px, min(-(-last // align_px) * align_px, n_px)
+
+
+def _common(one: Window, other: Window) -> Window:
+    """The part of the plane that two windows share; of no area if there is none."""
+    top, left = max(one.top, other.top), max(one.left, other.left)
+    bottom = min(one.top + one.height, other.top + other.height)
+    right = min(one.left + one.width, other.left + other.width)
+    return Window(top, left, max(bottom - top, 0), max(right - left, 0))

@@ -13,7 +13,8 @@ from bokehdiff.errors import InputError
 from bokehdiff.optics import Aperture, Lens
 from bokehdiff.renderers import METHODS, LayerStack, render_layers, render_photo
 from bokehdiff.renderers.layered import split_by_matte, steepen_edges
-from bokehdiff.renderers.scatter import aperture_kernel, slice_radii
+from bokehdiff.renderers.scatter import slice_radii
+from bokehdiff.renderers.spread import aperture_kernel
 from tests.helpers import SHARED, assert_close, psnr
 
 # Fourier's transform rounds relative to the brightest light, not to each pixel's.
@@ -190,8 +191,44 @@ def test_edges_are_made_steep_and_slopes_are_kept():
     assert_close(steepen_edges(slope), slope)
 
 
+def splat_in_loops(image, coc_px):
+    """The definition of the splat of a photograph without depth edges' help, pixel by pixel."""
+    nodes = slice_radii(float(coc_px.min()), float(coc_px.max()))
+    kernels = [aperture_kernel(radius, Aperture(), like=image) for radius in nodes]
+    (height, width), reach = coc_px.shape, max(len(kernel) for kernel in kernels) // 2
+    landed = torch.zeros(len(nodes), 4, height, width, dtype=image.dtype)
+    squares = [radius * abs(radius) for radius in nodes]
+    for y in range(-reach, height + reach):
+        for x in range(-reach, width + reach):
+            row, column = min(max(y, 0), height - 1), min(max(x, 0), width - 1)
+            light = torch.cat([image[:, row, column], image.new_ones(1)])
+            radius = float(coc_px[row, column])
+            k = max(i for i, node in enumerate(nodes[:-1]) if node <= radius)
+            share = (radius * abs(radius) - squares[k]) / (squares[k + 1] - squares[k])
+            for j, part in ((k, 1 - share), (k + 1, share)):
+                middle = len(kernels[j]) // 2
+                for py in range(max(y - middle, 0), min(y + middle, height - 1) + 1):
+                    for px in range(max(x - middle, 0), min(x + middle, width - 1) + 1):
+                        landed[j, :, py, px] += part * kernels[j][py - y + middle, px - x + middle] * light
+    total, covered = torch.zeros(4, height, width, dtype=image.dtype), torch.zeros(height, width, dtype=image.dtype)
+    for k in reversed(range(len(nodes))):
+        covered = covered + (landed[k + 3, 3] if k + 3 < len(nodes) else 0.0)
+        left = (1 - covered).clamp_min(0.0)
+        total += torch.where(left < 0.05, left**2 * (0.1 - left) / 0.0025, left) * landed[k]
+    return total[:3] / total[3]
+
+
+def test_the_splat_is_its_definition():
+    image = torch.rand(3, 7, 9, dtype=torch.float64)
+    disparity = torch.rand(7, 9, dtype=torch.float64)
+    # Every pixel lies within its own disc of a depth edge: nothing is solid.
+    got = render_photo(image[None], disparity[None], Lens(0.45, 11.0), method="scatter")[0]
+    assert_close(got, splat_in_loops(image, 11.0 * (disparity - 0.45)))
+
+
 def test_slices_enclose_the_range_and_steps_follow_the_radius():
-    assert slice_radii(3.3, 3.3) == [3.3]
+    assert slice_radii(3.3, 3.3) == pytest.approx([3.2, 3.4])
+    assert slice_radii(0.0, 0.0) == [0.0]
     assert slice_radii(-1.0, 1.5) == [-1.2, -0.6, 0.0, 0.6, 1.2, 2.0]
     radii = slice_radii(10.2, 99.0)
     assert radii[0] <= 10.2 < radii[1]

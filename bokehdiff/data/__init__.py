@@ -1,5 +1,6 @@
 """What the physics works on: training pairs composed on the fly or photographed, procedural sets, scenes."""
 
+from bokehdiff.data.ahead import ComposeOn, training_batches
 from bokehdiff.data.composition import (
     CameraRange,
     Composition,
@@ -28,6 +29,7 @@ from bokehdiff.data.synthetic import (
 __all__ = [
     "SMALLEST_SYNTHETIC_PX",
     "CameraRange",
+    "ComposeOn",
     "Composition",
     "Ground",
     "Layout",
@@ -70,6 +72,7 @@ __all__ = [
     "subject_light",
     "synthetic_background",
     "synthetic_foreground",
+    "training_batches",
     "training_loader",
     "write_training_set",
 ]

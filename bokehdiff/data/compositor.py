@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float16
 from torch import Tensor
 
 from bokehdiff.data.camera import exposed, mirrored, photographed
@@ -36,15 +36,32 @@ class Uncomposed:
 
     Args:
         recipe: What to do.
-        subjects: Light of each subject; see `subject_light`.
-        scenery: Light of the background; see `scenery_light`.
+        subjects: Light of each subject in half precision; see `subject_light`.
+        scenery: Light of the background in half precision; see `scenery_light`.
+        composition: Sizes and transfer.
         n: Number of the sample.
     """
 
     recipe: Recipe
-    subjects: tuple[Float[Tensor, "4 _ _"], ...]
-    scenery: Float[Tensor, "c h w"]
+    subjects: tuple[Float16[Tensor, "4 _ _"], ...]
+    scenery: Float16[Tensor, "c h w"]
+    composition: Composition
     n: int
+
+    def composed(self, device: torch.device | str = "cpu") -> TrainSample:
+        """The sample, composed and photographed on a device.
+
+        Args:
+            device: Where to.
+        """
+        subjects = [light.to(device, non_blocking=True).float() for light in self.subjects]
+        scenery = self.scenery.to(device, non_blocking=True).float()
+        return compose(self.recipe, subjects, scenery, composition=self.composition, n=self.n)
+
+    def pin_memory(self) -> Uncomposed:
+        """The same in memory that a GPU can copy from by itself; PyTorch's loader asks for it."""
+        subjects = tuple(light.pin_memory() for light in self.subjects)
+        return replace(self, subjects=subjects, scenery=self.scenery.pin_memory())
 
 
 def compose(
@@ -180,8 +197,7 @@ class OnTheFlyDataset:
             raise IndexError(f"sample {n} of {self.length}")
         recipe = self.recipe(n)
         subjects = tuple(self.ingredients.subject(subject.file) for subject in recipe.subjects)
-        return Uncomposed(recipe, subjects, self.ingredients.scenery(recipe.ground.file), n)
+        return Uncomposed(recipe, subjects, self.ingredients.scenery(recipe.ground.file), self.composition, n)
 
     def __getitem__(self, n: int) -> TrainSample:
-        parts = self.uncomposed(n)
-        return compose(parts.recipe, parts.subjects, parts.scenery, composition=self.composition, n=n)
+        return self.uncomposed(n).composed()

@@ -79,21 +79,21 @@ class Ingredients:
         self.backgrounds = UsableFiles(folders.backgrounds, problems=folders.problems)
         self.cache = SharedCache(cache_bytes, n_keys=len(self.foregrounds) + len(self.backgrounds))
 
-    def subject(self, place: int) -> Float[Tensor, "4 h w"]:
+    def subject(self, place: int) -> Float16[Tensor, "4 h w"]:
         """A foreground as `subject_light`; the next usable one if its file is not.
 
         Args:
             place: Place of its file, from 0.
         """
-        return self.foregrounds.draw(place, self._subject).float()
+        return self.foregrounds.draw(place, self._subject)
 
-    def scenery(self, place: int) -> Float[Tensor, "c h w"]:
+    def scenery(self, place: int) -> Float16[Tensor, "c h w"]:
         """A background as `scenery_light`; the next usable one if its file is not.
 
         Args:
             place: Place of its file, from 0.
         """
-        return self.backgrounds.draw(place, self._scenery).float()
+        return self.backgrounds.draw(place, self._scenery)
 
     def _subject(self, place: int, path: Path) -> Float16[Tensor, "4 h w"]:
         return self.cache.get(place, lambda: subject_light(load_foreground(path), self.composition).half())

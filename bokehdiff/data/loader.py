@@ -101,13 +101,17 @@ def training_loader(
         batch_sampler=batches,
         num_workers=n_workers,
         collate_fn=collate,
-        worker_init_fn=_one_thread,
+        worker_init_fn=worker_threads,
         generator=torch.Generator().manual_seed(0),  # else each epoch would draw from the global generator
     )
 
 
-def _one_thread(worker: int) -> None:
-    """Workers are many already; OpenCV's own threads would also hang in a forked process."""
+def worker_threads(worker: int) -> None:
+    """One thread each: workers are many already, and OpenCV's own threads would hang in a forked process.
+
+    Args:
+        worker: Its number, which does not matter.
+    """
     import cv2
 
     cv2.setNumThreads(0)

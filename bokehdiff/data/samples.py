@@ -43,6 +43,20 @@ class TrainSample:
     n: int
     f_number: float | None = None
 
+    def to(self, device: torch.device | str) -> TrainSample:
+        """The same sample on a device.
+
+        Args:
+            device: Where to.
+        """
+        moved = {key: value.to(device) for key, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **moved)  # type: ignore[arg-type]
+
+    def pin_memory(self) -> TrainSample:
+        """The same sample in memory that a GPU can copy from by itself; PyTorch's loader asks for it."""
+        pinned = {key: value.pin_memory() for key, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **pinned)  # type: ignore[arg-type]
+
 
 @dataclass(frozen=True)
 class TrainBatch:

@@ -11,6 +11,7 @@ from typing import Any, cast, get_args
 from jaxtyping import Float
 from torch import Tensor
 
+from bokehdiff.data.compositor import OnTheFlyDataset, Uncomposed
 from bokehdiff.data.folders import UsableFiles
 from bokehdiff.data.loader import SampleSource
 from bokehdiff.data.pairs import Layout, Pair, PairPaths, Split, find_pairs, load_pair
@@ -126,6 +127,15 @@ class MixedDataset:
 
     def __getitem__(self, n: int) -> TrainSample:
         return self.sources[self.which(n)][n]
+
+    def uncomposed(self, n: int) -> Uncomposed | TrainSample:
+        """Sample n before it is composed, or whole where nothing is.
+
+        Args:
+            n: Number of the sample.
+        """
+        source = self.sources[self.which(n)]
+        return source.uncomposed(n) if isinstance(source, OnTheFlyDataset | MixedDataset) else source[n]
 
 
 @dataclass(frozen=True)

@@ -172,7 +172,7 @@ def test_the_rendered_blur_has_the_labelled_radius():
 def test_the_border_is_as_if_the_canvas_were_wider(training_root, n, name):
     wide = dataclasses.replace(preset(name, resolution_px=40, strength_range_px=(60.0, 96.0)), n_samples=64)
     parts = OnTheFlyDataset(training_root, seed=3, composition=wide).uncomposed(n)
-    arguments = (parts.recipe, parts.subjects, parts.scenery)
+    arguments = (parts.recipe, [light.float() for light in parts.subjects], parts.scenery.float())
     sample = compose(*arguments, composition=wide)
     wider = compose(*arguments, composition=wide, wider_px=25)
     assert_close(sample.image_srgb, wider.image_srgb)

@@ -20,6 +20,7 @@ COMMANDS = {
     "defocus": ("defocus", "find disparity by the blur of defocused photographs of the same view"),
     "data synthesize": ("data_synthesize", "write a procedural training set of foregrounds and backgrounds"),
     "data preview": ("data_preview", "draw a contact sheet of training samples"),
+    "data check": ("data_check", "tell whether a training folder is fit for training: counts, sizes, problems"),
     "demo": ("demo", "the whole way through on a small example: train, prepare, render, compare"),
 }
 

@@ -11,6 +11,7 @@ from bokehdiff.errors import InputError
 
 SSIM_WINDOW_PX = 11  # Wang et al. 2004: a gaussian of 1.5 px, cut at 11 px
 SSIM_SIGMA_PX = 1.5
+MS_SSIM_SMALLEST_PX = 161  # halved four times, the window of 11 px must still fit
 
 
 def psnr(image_srgb: Float[Tensor, "b 3 h w"], reference_srgb: Float[Tensor, "rb rc rh rw"]) -> Float[Tensor, " b"]:
@@ -49,6 +50,32 @@ def ssim(image_srgb: Float[Tensor, "b 3 h w"], reference_srgb: Float[Tensor, "rb
         data_range=1.0,
         reduction="none",
         downsample=False,
+    )
+    return similarity
+
+
+def ms_ssim(image_srgb: Float[Tensor, "b 3 h w"], reference_srgb: Float[Tensor, "rb rc rh rw"]) -> Float[Tensor, " b"]:
+    """Structural similarity over five scales of each image; 1 where the two are equal.
+
+    Source: Wang, Simoncelli and Bovik, "Multiscale structural similarity for image quality assessment", 2003.
+
+    Args:
+        image_srgb: Display images in [0, 1], at least 161 px on each side.
+        reference_srgb: What they should be, of the same shape.
+    """
+    _refuse_unlike(image_srgb, reference_srgb)
+    if min(image_srgb.shape[-2:]) < MS_SSIM_SMALLEST_PX:
+        height, width = image_srgb.shape[-2:]
+        raise InputError(
+            f"ms_ssim needs images of at least {MS_SSIM_SMALLEST_PX} px on each side; got {height} x {width}"
+        )
+    similarity: Tensor = piq.multi_scale_ssim(
+        image_srgb.clamp(0.0, 1.0),
+        reference_srgb.clamp(0.0, 1.0),
+        kernel_size=SSIM_WINDOW_PX,
+        kernel_sigma=SSIM_SIGMA_PX,
+        data_range=1.0,
+        reduction="none",
     )
     return similarity
 

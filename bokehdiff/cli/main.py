@@ -17,6 +17,7 @@ COMMANDS = {
     "train": ("train", "fine-tune SDXL with LoRA on lens-blur pairs made on the fly"),
     "infer": ("infer", "render photographs with one diffusion step"),
     "render": ("render", "render photographs with a physical lens, without any network"),
+    "evaluate": ("evaluate", "measure pictures against references, or methods against what a lens saw"),
     "defocus": ("defocus", "find disparity by the blur of defocused photographs of the same view"),
     "data synthesize": ("data_synthesize", "write a procedural training set of foregrounds and backgrounds"),
     "data preview": ("data_preview", "draw a contact sheet of training samples"),

@@ -1,0 +1,146 @@
+"""From pairs on disk, or from cases and a method, to records; past pictures that cannot be read."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm import tqdm
+
+from bokehdiff.errors import BokehDiffError
+from bokehdiff.evaluation.cases import Case
+from bokehdiff.evaluation.judges import Panel, judged, panel
+from bokehdiff.evaluation.pairs import Framing, Pair, load_pair
+from bokehdiff.evaluation.records import Record
+from bokehdiff.images import linear_to_srgb, save_image
+
+logger = logging.getLogger(__name__)
+
+Method = Callable[[Case], Float[Tensor, "1 3 h w"]]  # gives display values in [0, 1]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What every process needs to judge.
+
+    Args:
+        metrics: Names of judges.
+        framing: What of a picture counts.
+        device: Where judges compute.
+        hub_dir: As in `judges.panel`.
+    """
+
+    metrics: tuple[str, ...]
+    framing: Framing
+    device: str = "cpu"
+    hub_dir: Path | None = None
+
+    def panel(self) -> Panel:
+        """The judges, made once per process."""
+        return _panel(self)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of measuring.
+
+    Args:
+        records: Of each picture that could be measured, in order.
+        failures: Why the others could not, by name.
+    """
+
+    records: list[Record]
+    failures: dict[str, str]
+
+
+@cache
+def _panel(setup: Setup) -> Panel:
+    return panel(setup.metrics, device=torch.device(setup.device), hub_dir=setup.hub_dir)
+
+
+def measure_pairs(
+    pairs: Sequence[Pair], setup: Setup, *, dataset: str, method: str, n_processes: int = 1, progress: bool = False
+) -> Outcome:
+    """Measure pictures that are on disk.
+
+    Args:
+        pairs: What to compare.
+        setup: How.
+        dataset: For the records.
+        method: For the records.
+        n_processes: How many work side by side; changes speed, not the result.
+        progress: Show a bar.
+    """
+    records, failures = [], {}
+    for pair, found in zip(pairs, tqdm(_each(pairs, setup, n_processes), total=len(pairs), desc="judging",
+                                       unit="picture", disable=not progress), strict=True):  # fmt: skip
+        if isinstance(found, str):
+            failures[pair.name] = found
+        else:
+            records.append(Record(dataset, method, pair.name, found))
+    return Outcome(records, failures)
+
+
+def _each(pairs: Sequence[Pair], setup: Setup, n_processes: int) -> Iterator[dict[str, float] | str]:
+    if n_processes == 1:
+        yield from (_judge_pair(pair, setup) for pair in pairs)
+        return
+    threads = max(1, torch.get_num_threads() // n_processes)
+    # Forked processes inherit threads of torch that no longer run.
+    with ProcessPoolExecutor(n_processes, get_context("spawn"), torch.set_num_threads, (threads,)) as pool:
+        yield from pool.map(_judge_pair, pairs, [setup] * len(pairs))
+
+
+def _judge_pair(pair: Pair, setup: Setup) -> dict[str, float] | str:
+    """The numbers, or why there are none."""
+    try:
+        picture, reference = load_pair(pair, setup.framing)
+        return judged(setup.panel(), picture.to(setup.device), reference.to(setup.device))
+    except BokehDiffError as error:
+        return str(error)
+
+
+def measure_method(
+    cases: Iterable[Case],
+    method: Method,
+    setup: Setup,
+    *,
+    name: str,
+    variant: str = "",
+    keep_in: Path | None = None,
+    progress: bool = False,
+) -> Outcome:
+    """Make each case's picture and measure it.
+
+    Args:
+        cases: What is asked for.
+        method: Makes pictures.
+        setup: How they are judged.
+        name: Of the method, for the records.
+        variant: What was done to the cases, for the records.
+        keep_in: Folder for the pictures; None to keep none.
+        progress: Show a bar.
+    """
+    records, failures = [], {}
+    for case in tqdm(cases, desc=name, unit="picture", disable=not progress):
+        try:
+            with torch.no_grad():
+                picture = method(case).clamp(0.0, 1.0)
+            reference = linear_to_srgb(case.reference_linear.clamp(0.0, 1.0))
+            numbers = judged(setup.panel(), setup.framing.cut(picture).cpu(), setup.framing.cut(reference))
+        except BokehDiffError as error:
+            failures[case.name] = str(error)
+            logger.error("%s, %s: %s", name, case.name, error)
+            continue
+        if keep_in is not None:
+            save_image(keep_in / f"{case.name.replace(' ', '_')}_{name}.png", picture)
+        records.append(Record(case.dataset, name, case.name, numbers, case.blur_px, variant))
+    return Outcome(records, failures)

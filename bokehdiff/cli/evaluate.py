@@ -27,9 +27,12 @@ class EvaluateOptions:
     Args:
         predictions: Folder or glob of pictures.
         references: Folder or glob of what they should be, by the same names.
-        dataset: Let methods render: lens-ground-truth for folders of NAME.npz and NAME.json; none compares folders.
+        dataset: Let methods render the photographs of a dataset; none compares two folders. lens-ground-truth is a
+            folder of NAME.npz with NAME.json; folders is a/ and b/ with depth/.
         root: Where the dataset lies.
         methods: What renders, with commas: input (the photograph as it is), scatter, occlusion_aware, layered, neural.
+        K: Blur strength where the dataset does not tell it: radius at one unit of disparity in [0, 1] from the middle
+            of the picture, which is in focus [px].
         corruptions: Also with disparity that is wrong, with commas: eroded, dilated, blurred, quantised; or all.
         records: Files of records that join the tables, with commas.
         metrics: With commas.
@@ -49,9 +52,10 @@ class EvaluateOptions:
 
     predictions: str | None = None
     references: str | None = None
-    dataset: Literal["lens-ground-truth"] | None = None
+    dataset: Literal["lens-ground-truth", "ebb-val294", "ebb400", "blb", "realbokeh", "aim", "folders"] | None = None
     root: str | None = None
     methods: str = "input,scatter,occlusion_aware,layered"
+    K: float = 20.0
     corruptions: str = ""
     records: str = ""
     metrics: str = METRICS
@@ -136,13 +140,13 @@ def _words(text: str) -> list[str]:
 
 
 def _compared(options: EvaluateOptions, setup: Any) -> Any:
-    from bokehdiff.evaluation import measure_pairs, pair_folders
+    from bokehdiff.evaluation import match_folders, measure_comparisons
 
     assert options.predictions is not None  # noqa: S101  checked at the door
     assert options.references is not None  # noqa: S101  checked at the door
     with at_fault("--predictions"):
-        pairs = pair_folders(options.predictions, options.references, allow_missing=options.allow_missing)
-    return measure_pairs(
+        pairs = match_folders(options.predictions, options.references, allow_missing=options.allow_missing)
+    return measure_comparisons(
         pairs,
         setup,
         dataset=options.name or Path(options.references).name,
@@ -153,7 +157,7 @@ def _compared(options: EvaluateOptions, setup: Any) -> Any:
 
 
 def _rendered(options: EvaluateOptions, setup: Any, folder: Path) -> list[Any]:
-    from bokehdiff.evaluation import CORRUPTIONS, corrupted, lens_ground_truth, measure_method
+    from bokehdiff.evaluation import CORRUPTIONS, corrupted, measure_method
     from bokehdiff.images import make_folder
 
     assert options.root is not None  # noqa: S101  checked at the door
@@ -167,16 +171,24 @@ def _rendered(options: EvaluateOptions, setup: Any, folder: Path) -> list[Any]:
     pictures = make_folder(folder / "pictures")
     outcomes = []
     with at_fault("--root"):
-        for name, method in methods.items():
+        cases = _cases(options, root)
+    for name, method in methods.items():
+        outcomes.append(measure_method(cases, method, setup, name=name, keep_in=pictures, progress=True))
+        for corruption in [] if name == INPUT else wrong:
+            variant = f"disparity {corruption}"
             outcomes.append(
-                measure_method(lens_ground_truth(root), method, setup, name=name, keep_in=pictures, progress=True)
+                measure_method(corrupted(cases, corruption), method, setup, name=name, variant=variant, progress=True)
             )
-            for corruption in [] if name == INPUT else wrong:
-                cases = corrupted(lens_ground_truth(root), corruption)
-                outcomes.append(
-                    measure_method(cases, method, setup, name=name, variant=f"disparity {corruption}", progress=True)
-                )
     return outcomes
+
+
+def _cases(options: EvaluateOptions, root: Path) -> list[Any]:
+    from bokehdiff.evaluation import BENCHMARKS, lens_ground_truth, photographed
+
+    if options.dataset == "lens-ground-truth":
+        return lens_ground_truth(root)
+    assert options.dataset is not None  # noqa: S101  checked at the door
+    return photographed(root, BENCHMARKS[options.dataset], strength_px=options.K)
 
 
 def _method(name: str, options: EvaluateOptions, device: str) -> Callable[[Any], Any]:
@@ -250,6 +262,7 @@ def _tell(
             plot_by_dataset(records, metric, folder / "by_dataset.png")
         if any(record.variant for record in records):
             plot_by_variant(records, metric, folder / "by_variant.png")
+        _show_worst(folder, worst(records, metric))
         named = ", ".join(f"{record.name} ({record.numbers[metric]:.4g})" for record in worst(records, metric, 5))
         logger.info("worst of %s: %s", metric, named)
     print(to_markdown(tables))
@@ -258,3 +271,20 @@ def _tell(
     for name, why in failures.items():
         print(f"failed: {name}: {why}")
     print(f"records, tables and plots are in {folder}")
+
+
+def _show_worst(folder: Path, records: list[Any]) -> None:
+    """The worst pictures that were kept, as one sheet: what to look at first."""
+    from bokehdiff.evaluation import picture_of
+    from bokehdiff.images import load_photo, resize, save_image
+    from bokehdiff.pictures import contact_sheet
+
+    shown = {}
+    for record in records:
+        path = folder / "pictures" / picture_of(record)
+        if path.is_file() and not record.variant:
+            shown[f"{record.name}, {record.method}"] = load_photo(path).image_srgb
+    if shown:
+        size_hw = next(iter(shown.values())).shape[-2:]
+        sheet = {caption: resize(image, (size_hw[0], size_hw[1])) for caption, image in shown.items()}
+        save_image(folder / "worst.png", contact_sheet(sheet))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -16,9 +16,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from bokehdiff.errors import BokehDiffError
-from bokehdiff.evaluation.cases import Case
+from bokehdiff.evaluation.cases import Case, Promised
+from bokehdiff.evaluation.comparisons import Comparison, Framing, load_comparison
 from bokehdiff.evaluation.judges import Panel, judged, panel
-from bokehdiff.evaluation.pairs import Framing, Pair, load_pair
 from bokehdiff.evaluation.records import Record
 from bokehdiff.images import linear_to_srgb, save_image
 
@@ -66,8 +66,14 @@ def _panel(setup: Setup) -> Panel:
     return panel(setup.metrics, device=torch.device(setup.device), hub_dir=setup.hub_dir)
 
 
-def measure_pairs(
-    pairs: Sequence[Pair], setup: Setup, *, dataset: str, method: str, n_processes: int = 1, progress: bool = False
+def measure_comparisons(
+    pairs: Sequence[Comparison],
+    setup: Setup,
+    *,
+    dataset: str,
+    method: str,
+    n_processes: int = 1,
+    progress: bool = False,
 ) -> Outcome:
     """Measure pictures that are on disk.
 
@@ -89,27 +95,27 @@ def measure_pairs(
     return Outcome(records, failures)
 
 
-def _each(pairs: Sequence[Pair], setup: Setup, n_processes: int) -> Iterator[dict[str, float] | str]:
+def _each(pairs: Sequence[Comparison], setup: Setup, n_processes: int) -> Iterator[dict[str, float] | str]:
     if n_processes == 1:
-        yield from (_judge_pair(pair, setup) for pair in pairs)
+        yield from (_judge_comparison(pair, setup) for pair in pairs)
         return
     threads = max(1, torch.get_num_threads() // n_processes)
     # Forked processes inherit threads of torch that no longer run.
     with ProcessPoolExecutor(n_processes, get_context("spawn"), torch.set_num_threads, (threads,)) as pool:
-        yield from pool.map(_judge_pair, pairs, [setup] * len(pairs))
+        yield from pool.map(_judge_comparison, pairs, [setup] * len(pairs))
 
 
-def _judge_pair(pair: Pair, setup: Setup) -> dict[str, float] | str:
+def _judge_comparison(pair: Comparison, setup: Setup) -> dict[str, float] | str:
     """The numbers, or why there are none."""
     try:
-        picture, reference = load_pair(pair, setup.framing)
+        picture, reference = load_comparison(pair, setup.framing)
         return judged(setup.panel(), picture.to(setup.device), reference.to(setup.device))
     except BokehDiffError as error:
         return str(error)
 
 
 def measure_method(
-    cases: Iterable[Case],
+    cases: Sequence[Promised],
     method: Method,
     setup: Setup,
     *,
@@ -130,17 +136,29 @@ def measure_method(
         progress: Show a bar.
     """
     records, failures = [], {}
-    for case in tqdm(cases, desc=name, unit="picture", disable=not progress):
+    for promised in tqdm(cases, desc=name, unit="picture", disable=not progress):
         try:
+            case = promised.load()
             with torch.no_grad():
                 picture = method(case).clamp(0.0, 1.0)
             reference = linear_to_srgb(case.reference_linear.clamp(0.0, 1.0))
             numbers = judged(setup.panel(), setup.framing.cut(picture).cpu(), setup.framing.cut(reference))
         except BokehDiffError as error:
-            failures[case.name] = str(error)
-            logger.error("%s, %s: %s", name, case.name, error)
+            failures[promised.name] = str(error)
+            logger.error("%s, %s: %s", name, promised.name, error)
             continue
+        record = Record(case.dataset, name, case.name, numbers, case.blur_px, variant)
         if keep_in is not None:
-            save_image(keep_in / f"{case.name.replace(' ', '_')}_{name}.png", picture)
-        records.append(Record(case.dataset, name, case.name, numbers, case.blur_px, variant))
+            save_image(keep_in / picture_of(record), picture)
+        records.append(record)
     return Outcome(records, failures)
+
+
+def picture_of(record: Record) -> str:
+    """Name of the file that a record's picture is kept in.
+
+    Args:
+        record: Of a picture that a method made.
+    """
+    name = "".join(letter if letter.isalnum() or letter in "-." else "_" for letter in record.name)
+    return f"{name}_{record.method}.png"

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 
 import cv2
 import numpy as np
 import torch
 from jaxtyping import Float
 
-from bokehdiff.evaluation.cases import Case
+from bokehdiff.evaluation.cases import Case, Promised
 
 PX_AT = 512  # sizes below are those of an image whose longer side is this
 LEVELS = 16  # of a coarsely quantised map
+SMALLEST_RANGE = 1e-30  # of a constant map, which has one value at any step
 
 Corruption = Callable[[Float[np.ndarray, "h w"], float], Float[np.ndarray, "h w"]]
 
@@ -25,7 +27,7 @@ def _window(radius_px: float, scale: float) -> np.ndarray:
 
 def _quantised(disparity: Float[np.ndarray, "h w"], scale: float) -> Float[np.ndarray, "h w"]:
     least, most = float(disparity.min()), float(disparity.max())
-    step = max(most - least, np.finfo(np.float32).tiny) / (LEVELS - 1)
+    step = max(most - least, SMALLEST_RANGE) / (LEVELS - 1)
     return least + np.round((disparity - least) / step).astype(np.float32) * step
 
 
@@ -37,18 +39,21 @@ CORRUPTIONS: dict[str, Corruption] = {
 }
 
 
-def corrupted(cases: Iterable[Case], name: str) -> Iterator[Case]:
+def corrupted(cases: Iterable[Promised], name: str) -> list[Promised]:
     """The same cases with a wrong disparity, the same for every method.
 
-    Concretely, at 512 px: near things grow by 4 px less ("eroded") or more ("dilated"), or edges are smeared by a
-    gaussian of 4 px ("blurred"); or there are but 16 values ("quantised").
+    Concretely, at 512 px: near things are smaller by 4 px on each side ("eroded") or larger ("dilated"), or edges are
+    smeared by a gaussian of 4 px ("blurred"); or there are but 16 values ("quantised").
 
     Args:
         cases: What is asked for.
         name: Of `CORRUPTIONS`.
     """
-    for case in cases:
-        height, width = case.disparity.shape[1:]
-        scale = max(height, width) / PX_AT
-        wrong = CORRUPTIONS[name](np.ascontiguousarray(case.disparity[0].numpy()), scale)
-        yield replace(case, disparity=torch.from_numpy(wrong)[None])
+    return [Promised(case.name, partial(_corrupted, case.load, name)) for case in cases]
+
+
+def _corrupted(load: Callable[[], Case], name: str) -> Case:
+    case = load()
+    height, width = case.disparity.shape[1:]
+    wrong = CORRUPTIONS[name](np.ascontiguousarray(case.disparity[0].numpy()), max(height, width) / PX_AT)
+    return replace(case, disparity=torch.from_numpy(wrong)[None])

@@ -9,21 +9,29 @@ import torch
 from bokehdiff.cli.main import main
 from bokehdiff.errors import InputError
 from bokehdiff.evaluation import (
+    BENCHMARKS,
     CORRUPTIONS,
     Case,
     Framing,
+    Promised,
     Setup,
     corrupted,
     lens_ground_truth,
+    match_folders,
+    measure_comparisons,
     measure_method,
-    measure_pairs,
-    pair_folders,
+    photographed,
     read_records,
 )
 from bokehdiff.images import linear_to_srgb, save_image
 from bokehdiff.optics import Lens
 from bokehdiff.renderers import render_photo
 from tests.helpers import SHARED
+
+
+def promised(made):
+    return [Promised(made.name, lambda: made)]
+
 
 SETUP = Setup(("psnr", "ssim"), Framing())
 
@@ -39,13 +47,13 @@ def case(size_px=48):
 
 def test_a_method_is_measured_against_what_the_lens_saw(tmp_path):
     perfect = measure_method(
-        [case()], lambda c: linear_to_srgb(c.reference_linear), SETUP, name="truth", keep_in=tmp_path
+        promised(case()), lambda c: linear_to_srgb(c.reference_linear), SETUP, name="truth", keep_in=tmp_path
     )
     (record,) = perfect.records
     assert record.numbers["psnr"] == float("inf")
     assert record.blur_px == pytest.approx(3.6)
     assert (tmp_path / "box_truth.png").is_file()
-    same = measure_method([case()], lambda c: linear_to_srgb(c.image_linear), SETUP, name="input")
+    same = measure_method(promised(case()), lambda c: linear_to_srgb(c.image_linear), SETUP, name="input")
     assert same.records[0].numbers["psnr"] < 30
 
 
@@ -53,14 +61,14 @@ def test_a_case_that_fails_stops_no_other():
     def refuses(c):
         raise InputError("no")
 
-    outcome = measure_method([case(), case()], refuses, SETUP, name="broken")
+    outcome = measure_method(2 * promised(case()), refuses, SETUP, name="broken")
     assert outcome.records == []
     assert outcome.failures == {"box": "no"}
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
 def test_corruptions_change_the_disparity_and_nothing_else(name):
-    (wrong,) = corrupted([case(size_px=256)], name)
+    wrong = corrupted(promised(case(size_px=256)), name)[0].load()
     right = case(size_px=256)
     assert not torch.equal(wrong.disparity, right.disparity) or name == "quantised"
     assert float(wrong.disparity.min()) >= 0.2 - 1e-6
@@ -74,7 +82,7 @@ def test_a_coarse_map_has_few_values():
     ramp = case()
     ramp = Case(ramp.dataset, ramp.name, ramp.image_linear, torch.linspace(0, 1, 48).expand(1, 48, 48).clone(),
                 ramp.lens, ramp.reference_linear)  # fmt: skip
-    (coarse,) = corrupted([ramp], "quantised")
+    coarse = corrupted(promised(ramp), "quantised")[0].load()
     assert len(coarse.disparity.unique()) == 16
 
 
@@ -90,9 +98,9 @@ def folders(tmp_path):
 
 
 def test_several_processes_give_the_same_numbers(tmp_path):
-    pairs = pair_folders(*folders(tmp_path))
-    alone = measure_pairs(pairs, SETUP, dataset="d", method="m")
-    together = measure_pairs(pairs, SETUP, dataset="d", method="m", n_processes=2)
+    pairs = match_folders(*folders(tmp_path))
+    alone = measure_comparisons(pairs, SETUP, dataset="d", method="m")
+    together = measure_comparisons(pairs, SETUP, dataset="d", method="m", n_processes=2)
     assert alone == together
     assert len(alone.records) == 3
 
@@ -150,7 +158,8 @@ def test_the_command_lets_methods_render_and_plots(tmp_path, capsys):
     records = {(r.method, r.variant): r.numbers["psnr"] for r in read_records(out / "records.jsonl")}
     assert records["layered", ""] > 60 > records["layered", "disparity eroded"] > records["input", ""]
     assert sorted(path.name for path in out.iterdir()) == [
-        "by_blur.png", "by_variant.png", "pictures", "records.jsonl", "table.csv", "table.md", "table.tex"
+        "by_blur.png", "by_variant.png", "pictures", "records.jsonl", "table.csv", "table.md", "table.tex",
+        "worst.png",
     ]  # fmt: skip
     again = tmp_path / "again"
     assert main(["evaluate", "--records", str(out / "records.jsonl"), "--output-dir", str(again)]) == 0
@@ -159,17 +168,43 @@ def test_the_command_lets_methods_render_and_plots(tmp_path, capsys):
 
 def test_scenes_are_refused_by_name(tmp_path):
     with pytest.raises(InputError, match="holds no scenes"):
-        list(lens_ground_truth(tmp_path))
+        lens_ground_truth(tmp_path)
     write_scene(tmp_path)
     (tmp_path / "s.json").unlink()
     with pytest.raises(InputError, match=r"s\.npz needs s\.json beside it"):
-        list(lens_ground_truth(tmp_path))
+        lens_ground_truth(tmp_path)
 
 
 @pytest.mark.skipif(not (SHARED / "lens_ground_truth").is_dir(), reason="path-traced scenes are not here")
 def test_the_field_measures_as_published_with_the_scenes():
     """The all-in-focus picture scores what the scenes' own README says: 20.7 dB on the first view of hair."""
-    first = next(lens_ground_truth(SHARED / "lens_ground_truth"))
+    first = lens_ground_truth(SHARED / "lens_ground_truth")[0]
     outcome = measure_method([first], lambda c: linear_to_srgb(c.image_linear.clamp(0, 1)), SETUP, name="input")
     assert outcome.records[0].name == "s0_hair near"
     assert outcome.records[0].numbers["psnr"] == pytest.approx(20.7, abs=0.06)
+
+
+def test_benchmarks_have_lenses_of_their_own_or_one_that_is_told(tmp_path):
+    for folder in ("a", "b", "depth"):
+        (tmp_path / folder).mkdir()
+    for name in ("x", "y"):
+        save_image(tmp_path / "a" / f"{name}.png", torch.rand(1, 3, 24, 32))
+        save_image(tmp_path / "b" / f"{name}.png", torch.rand(1, 3, 24, 32))
+    np.save(tmp_path / "depth" / "x.npy", np.linspace(0, 1, 24 * 32, dtype=np.float32).reshape(24, 32))
+    cases = photographed(tmp_path, BENCHMARKS["folders"], strength_px=7.0)
+    made = cases[0].load()
+    assert (made.dataset, made.name, made.lens.strength_px) == ("pairs", "x", 7.0)
+    assert float(made.lens.focus_disparity) == pytest.approx(0.5, abs=0.01)
+    with pytest.raises(InputError, match=r"y\.png has no disparity"):
+        cases[1].load()
+
+
+def test_blbs_strengths_are_datasets_of_their_own(tmp_path):
+    scene = tmp_path / "scene"
+    scene.mkdir()
+    for name in ("image", "bokeh_01_00"):
+        save_image(scene / f"{name}.png", torch.rand(1, 3, 8, 8))
+    save_image(scene / "depth.png", torch.full((1, 3, 8, 8), 0.5))
+    (scene / "info.json").write_text(json.dumps({"focus_distances": [2.0], "blur_parameters": [10, 20]}))
+    (made,) = photographed(tmp_path, BENCHMARKS["blb"], strength_px=1.0)
+    assert made.load().dataset == "BLB level 2"

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from bokehdiff.errors import InputError
-from bokehdiff.evaluation import Framing, pair_folders
-from bokehdiff.evaluation.pairs import load_pair
+from bokehdiff.evaluation import Framing, match_folders
+from bokehdiff.evaluation.comparisons import load_comparison
 from bokehdiff.images import save_image
 
 
@@ -19,32 +19,32 @@ def write(folder, *names, size_hw=(6, 8)):
 def test_pictures_are_matched_by_name_or_by_what_infer_adds_to_it(tmp_path):
     predictions = write(tmp_path / "p", "a.png", "b_20_0.350.jpg", "other.png")
     references = write(tmp_path / "r", "a.jpg", "b.png")
-    pairs = pair_folders(predictions, references)
+    pairs = match_folders(predictions, references)
     assert [(pair.name, pair.prediction.name) for pair in pairs] == [("a", "a.png"), ("b", "b_20_0.350.jpg")]
 
 
 def test_an_exact_name_comes_before_longer_ones(tmp_path):
     predictions = write(tmp_path / "p", "a.png", "a_b.png")
     references = write(tmp_path / "r", "a.png", "a_b.png")
-    assert [pair.prediction.name for pair in pair_folders(predictions, references)] == ["a.png", "a_b.png"]
+    assert [pair.prediction.name for pair in match_folders(predictions, references)] == ["a.png", "a_b.png"]
 
 
 def test_what_is_missing_or_ambiguous_is_named(tmp_path):
     predictions = write(tmp_path / "p", "a_1.png", "a_2.png", "c.png")
     references = write(tmp_path / "r", "a.png", "b.png", "c.png")
     with pytest.raises(InputError, match=r"a\.png has more than one picture in .*a_1\.png, a_2\.png"):
-        pair_folders(predictions, references)
+        match_folders(predictions, references)
     (predictions / "a_2.png").unlink()
     with pytest.raises(InputError, match=r"1 references have no picture in .*b\.png"):
-        pair_folders(predictions, references)
-    assert [pair.name for pair in pair_folders(predictions, references, allow_missing=True)] == ["a", "c"]
+        match_folders(predictions, references)
+    assert [pair.name for pair in match_folders(predictions, references, allow_missing=True)] == ["a", "c"]
 
 
 def test_sizes_must_agree(tmp_path):
     predictions, references = write(tmp_path / "p", "a.png"), write(tmp_path / "r", "a.png", size_hw=(6, 9))
-    (pair,) = pair_folders(predictions, references)
+    (pair,) = match_folders(predictions, references)
     with pytest.raises(InputError, match="has 8 x 6 px, its reference .* 9 x 6: expected the same"):
-        load_pair(pair, Framing())
+        load_comparison(pair, Framing())
 
 
 def test_framing_cuts_the_middle():

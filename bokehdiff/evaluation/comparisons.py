@@ -15,7 +15,7 @@ SHOWN = 5  # of many names in a message
 
 
 @dataclass(frozen=True)
-class Pair:
+class Comparison:
     """A picture and what it should be.
 
     Args:
@@ -62,7 +62,7 @@ class Framing:
         return image
 
 
-def pair_folders(predictions: str | Path, references: str | Path, *, allow_missing: bool = False) -> list[Pair]:
+def match_folders(predictions: str | Path, references: str | Path, *, allow_missing: bool = False) -> list[Comparison]:
     """Match the pictures of two folders by their names.
 
     Concretely, the picture of reference NAME is NAME with any image suffix, or the only one that begins with NAME_, as
@@ -85,7 +85,7 @@ def pair_folders(predictions: str | Path, references: str | Path, *, allow_missi
                 f"{', '.join(path.name for path in found[:SHOWN])}: keep one"
             )
         if found:
-            pairs.append(Pair(reference.stem, found[0], reference))
+            pairs.append(Comparison(reference.stem, found[0], reference))
         else:
             missing.append(reference.name)
     if missing and not (allow_missing and pairs):
@@ -94,7 +94,7 @@ def pair_folders(predictions: str | Path, references: str | Path, *, allow_missi
     return pairs
 
 
-def load_pair(pair: Pair, framing: Framing) -> tuple[Float[Tensor, "1 3 h w"], Float[Tensor, "1 3 h w"]]:
+def load_comparison(pair: Comparison, framing: Framing) -> tuple[Float[Tensor, "1 3 h w"], Float[Tensor, "1 3 h w"]]:
     """Both pictures as they are compared, display values in [0, 1].
 
     Args:

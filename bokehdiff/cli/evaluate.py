@@ -56,8 +56,8 @@ class EvaluateOptions:
     root: str | None = None
     methods: str = "input,scatter,occlusion_aware,layered"
     K: float = 20.0
-    corruptions: str = ""
-    records: str = ""
+    corruptions: str | None = None
+    records: str | None = None
     metrics: str = METRICS
     name: str | None = None
     method: str | None = None
@@ -135,8 +135,8 @@ def _check(options: EvaluateOptions) -> None:
         raise InputError(f"must be at least 1; got {options.jobs}", flag="--jobs")
 
 
-def _words(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",") if word.strip()]
+def _words(text: str | None) -> list[str]:
+    return [word.strip() for word in (text or "").split(",") if word.strip()]
 
 
 def _compared(options: EvaluateOptions, setup: Any) -> Any:

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from bokehdiff.attention.blocks import LOGIT_RANGE
+from bokehdiff.attention.fused import TRITON_IS_THERE, fused_pisa, fused_plan, fused_takes
 from bokehdiff.attention.local import local_pisa, local_plan
 from bokehdiff.attention.reference import dense_pisa
 from bokehdiff.attention.tokens import TokenOptics
@@ -57,7 +58,11 @@ def reference_pisa(
     )
 
 
-BACKENDS: dict[str, Callable[..., Tensor]] = {"reference": reference_pisa, "local": local_pisa}
+BACKENDS: dict[str, Callable[..., Tensor]] = {
+    "reference": reference_pisa,
+    "local": local_pisa,
+    "fused": fused_pisa,
+}
 
 
 def pisa_attention(
@@ -85,8 +90,8 @@ def pisa_attention(
             call to call should come in a tensor: a compiled graph would be compiled again for another `int`.
         logit_range: By how much the logits <Q[q], K[k]> / sqrt(d) of one source exceed that of its own token at most:
             fast back ends leave out what then is less than 1e-6 of a source's light. Infinite to leave nothing out.
-        backend: A name of `BACKENDS`, or "auto" for the dense form while it is small and the local one beyond; changes
-            speed and memory, not the result.
+        backend: A name of `BACKENDS`, or "auto": on CUDA the fused one where there is Triton, else the dense form while
+            it is small and the local one beyond. Changes speed and memory, not the result.
     """
     n_images, _, n_tokens, _ = query.shape
     if (n_images, n_tokens) != (optics.coc.shape[0], optics.n_tokens):
@@ -96,7 +101,7 @@ def pisa_attention(
         )
     if not 0 <= dropout < 1:
         raise InputError(f"dropout must be in [0, 1); got {dropout:g}")
-    backend = _chosen(backend, optics)
+    backend = _chosen(backend, optics, query)
     with torch.autocast(query.device.type, enabled=False):  # the disc's logarithms need more than half precision
         return BACKENDS[backend](
             query,
@@ -119,21 +124,30 @@ def prepare(optics: TokenOptics, *, hardness: float, logit_range: float = LOGIT_
         logit_range: As in `pisa_attention`.
         backend: As in `pisa_attention`.
     """
-    if _chosen(backend, optics) == "local":
+    backend = _chosen(backend, optics)
+    if backend == "fused":
+        fused_plan(optics, hardness=hardness, logit_range=logit_range)
+    elif backend == "local":
         local_plan(optics, hardness=hardness, logit_range=logit_range)
     else:
         optics.dense()
 
 
-def _chosen(backend: str, optics: TokenOptics) -> str:
-    """The back end by its name, "auto" replaced by what suits the device and the number of tokens."""
+def _chosen(backend: str, optics: TokenOptics, query: Tensor | None = None) -> str:
+    """The back end by its name, "auto" replaced by what suits the device, the number of tokens and their vectors."""
     if backend == "auto":
-        backend = "reference" if optics.n_tokens <= DENSE_TOKENS else "local"
+        backend = _suited(optics.coc.device, optics.n_tokens, query)
         if not torch.compiler.is_compiling():
             _tell_once(backend, optics.n_tokens)
     if backend not in BACKENDS:
         raise InputError(f"backend must be auto, {' or '.join(BACKENDS)}; got {backend}")
     return backend
+
+
+def _suited(device: torch.device, n_tokens: int, query: Tensor | None) -> str:
+    if device.type == "cuda" and TRITON_IS_THERE and (query is None or fused_takes(query)):
+        return "fused"
+    return "reference" if n_tokens <= DENSE_TOKENS else "local"
 
 
 @cache

@@ -15,6 +15,8 @@ from bokehdiff.errors import InputError
 from tests.attention.scenes import layered_disparity, optics_of
 from tests.helpers import assert_close
 
+ON_CPU = sorted(set(BACKENDS) - {"fused"})  # test_fused_parity.py is the fused back end's
+
 
 def problem(grid_hw, *, convention="thin_lens", dtype=torch.float64, width=4, n_heads=3):
     """Two scenes of different lenses; the coc takes a gradient."""
@@ -32,7 +34,7 @@ def run(backend, leaves, coc_px, optics, **options):
     return out, torch.autograd.grad((out * weight).sum(), [*leaves, coc_px], retain_graph=True)
 
 
-@pytest.mark.parametrize("backend", sorted(set(BACKENDS) - {"reference"}))
+@pytest.mark.parametrize("backend", sorted(set(ON_CPU) - {"reference"}))
 @pytest.mark.parametrize("convention", ["thin_lens", "released"])
 @pytest.mark.parametrize("hardness", [math.log(3), INFERENCE_HARDNESS])
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
@@ -48,7 +50,7 @@ def test_back_ends_match_the_definition(monkeypatch, backend, convention, hardne
         assert_close(got_grad, expected_grad)
 
 
-@pytest.mark.parametrize("backend", sorted(BACKENDS))
+@pytest.mark.parametrize("backend", ON_CPU)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_back_ends_keep_the_dtype_and_its_tolerance(backend, dtype):
     leaves, _, optics = problem((5, 6), dtype=torch.float32)
@@ -61,7 +63,7 @@ def test_back_ends_keep_the_dtype_and_its_tolerance(backend, dtype):
     assert_close(got, exact, dtype=dtype)
 
 
-@pytest.mark.parametrize("backend", sorted(BACKENDS))
+@pytest.mark.parametrize("backend", ON_CPU)
 def test_autocast_does_not_coarsen_the_disc(backend):
     leaves, _, optics = problem((5, 6), dtype=torch.float32)
     plain = pisa_attention(*leaves, optics, hardness=INFERENCE_HARDNESS, backend=backend)
@@ -145,11 +147,36 @@ def test_auto_tells_once_what_it_picked(monkeypatch, caplog):
     assert caplog.records[-1].getMessage().endswith("local")
 
 
+def test_auto_suits_device_size_and_vectors(monkeypatch):
+    cuda, cpu, half = torch.device("cuda"), torch.device("cpu"), torch.zeros(1, 1, 6, 64, dtype=torch.float16)
+    monkeypatch.setattr(dispatch, "TRITON_IS_THERE", True)
+    assert dispatch._suited(cuda, 4096, half) == dispatch._suited(cuda, 4096, None) == "fused"
+    assert dispatch._suited(cuda, 4096, half.double()) == "local"
+    assert dispatch._suited(cuda, 4096, torch.zeros(1, 1, 6, 160)) == "local"
+    assert dispatch._suited(cpu, 4096, half) == "local"
+    assert dispatch._suited(cpu, 64, half) == "reference"
+    monkeypatch.setattr(dispatch, "TRITON_IS_THERE", False)
+    assert dispatch._suited(cuda, 4096, half) == "local"
+
+
+@pytest.mark.gpu
+def test_auto_takes_the_kernels_on_a_gpu():
+    leaves, _, optics = problem((12, 12), dtype=torch.float32, width=32)
+    query, key, value = (leaf.detach().half().cuda() for leaf in leaves)
+    optics = optics.to("cuda")
+    got = pisa_attention(query, key, value, optics, hardness=INFERENCE_HARDNESS)
+    assert torch.equal(got, pisa_attention(query, key, value, optics, hardness=INFERENCE_HARDNESS, backend="fused"))
+    exact = pisa_attention(
+        query.double(), key.double(), value.double(), optics, hardness=INFERENCE_HARDNESS, backend="reference"
+    )
+    assert_close(got, exact, dtype=torch.float16)
+
+
 def test_calls_that_cannot_be_answered_are_refused():
     (query, key, value), _, optics = problem((2, 3))
     with pytest.raises(InputError, match="got 2 images of 2 x 3 tokens for 2 sequences of 5"):
         pisa_attention(query[:, :, :5], key[:, :, :5], value[:, :, :5], optics, hardness=3.0)
     with pytest.raises(InputError, match=r"dropout must be in \[0, 1\); got 1"):
         pisa_attention(query, key, value, optics, hardness=3.0, dropout=1.0)
-    with pytest.raises(InputError, match="backend must be auto, reference or local; got fast"):
+    with pytest.raises(InputError, match="backend must be auto, reference or local or fused; got fast"):
         pisa_attention(query, key, value, optics, hardness=3.0, backend="fast")

@@ -4,5 +4,6 @@ from bokehdiff.renderers.highlights import recover_highlights
 from bokehdiff.renderers.layers import LayerStack
 from bokehdiff.renderers.photo import METHODS, render_photo
 from bokehdiff.renderers.raytraced import BACKENDS, render_layers
+from bokehdiff.renderers.scatter import Sheet
 
-__all__ = ["BACKENDS", "METHODS", "LayerStack", "recover_highlights", "render_layers", "render_photo"]
+__all__ = ["BACKENDS", "METHODS", "LayerStack", "Sheet", "recover_highlights", "render_layers", "render_photo"]

@@ -65,7 +65,8 @@ def _pull_push(colour: Tensor, weight: Tensor) -> Tensor:
     total = summed[:, -1:]
     mean = summed[:, :-1] / total.clamp_min(torch.finfo(colour.dtype).tiny)
     above = _pull_push(mean, total.clamp_max(1.0))
-    enlarged = F.interpolate(above, scale_factor=2, mode="bilinear", align_corners=False)[..., :height, :width]
+    # The same numbers with "antialias", whose bits do not depend on the number of threads.
+    enlarged = F.interpolate(above, scale_factor=2, mode="bilinear", antialias=True)[..., :height, :width]
     return weight * colour + (1.0 - weight) * enlarged
 
 

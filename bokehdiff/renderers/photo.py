@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -46,12 +47,14 @@ class PhotoOptions:
         matte: Share of each pixel that is subject, or None.
         inpaint: Makes up the colours of hidden surfaces.
         progress: Show a bar.
+        watch: Is shown the surfaces that a picture is made of, before they are spread; None if nobody looks.
     """
 
     aperture: Aperture
     matte: Float[Tensor, "b h w"] | None
     inpaint: Inpainter
     progress: bool
+    watch: Callable[[list[Sheet]], None] | None = None
 
 
 @runtime_checkable
@@ -80,6 +83,7 @@ def render_photo(
     method: str = "auto",
     inpainting: str = DIFFUSION,
     progress: bool = False,
+    watch: Callable[[list[Sheet]], None] | None = None,
 ) -> Float[Tensor, "b 3 h w"]:
     """Photograph with a wide lens what an all-in-focus photograph and its disparity tell of the scene.
 
@@ -99,6 +103,8 @@ def render_photo(
         inpainting: What makes up hidden surfaces: "diffusion", "telea" or "navier-stokes" (OpenCV), or the path of a
             TorchScript file such as LaMa's. "scatter" takes none.
         progress: Show a bar over the tiles of the picture.
+        watch: Called with the surfaces that the picture is made of, visible ones first, before they are spread: to look
+            at, or to know what was made up. Once for each colour where the lens treats colours differently.
     """
     if method not in ("auto", *METHODS):
         raise InputError(f"method must be one of auto, {', '.join(METHODS)}; got {method!r}")
@@ -112,7 +118,7 @@ def render_photo(
         raise InputError(f"method 'scatter' fills in nothing, so inpainting {inpainting!r} has no use: use 'layered'")
     if method == "auto":
         logger.info("render_photo: method %s", BEST)
-    options = PhotoOptions(lens.aperture, matte, inpainter(inpainting, device=image_linear.device), progress)
+    options = PhotoOptions(lens.aperture, matte, inpainter(inpainting, device=image_linear.device), progress, watch)
     renderer = METHODS[BEST if method == "auto" else method]
     disparity = disparity.to(image_linear)
     if not lens.is_chromatic:
@@ -243,6 +249,8 @@ def _colour_of(sheet: Sheet) -> Float[Tensor, "b 3 h w"]:
 def _splat(
     sheets: list[Sheet], coc_px: Float[Tensor, "b h w"], edges: Bool[Tensor, "b h w"], options: PhotoOptions
 ) -> Float[Tensor, "b 3 h w"]:
+    if options.watch is not None:
+        options.watch(sheets)
     return splat(sheets, solid_coc(coc_px, edges), aperture=options.aperture, progress=options.progress)
 
 

@@ -292,3 +292,17 @@ def test_score_against_path_traced_lenses(method, scene):
             got = render_photo(image, disparity, lens, method=method)
             score = psnr(got.clamp(0, 1) ** (1 / 2.2), truth.clamp(0, 1) ** (1 / 2.2))
             assert score > expected - MARGIN_DB, f"{view}: {score:.2f} dB, was {expected}"
+
+
+@pytest.mark.parametrize(("method", "fewest"), [("scatter", 1), ("occlusion_aware", 2), ("layered", 3)])
+def test_the_surfaces_of_a_picture_can_be_watched_and_change_nothing(method, fewest):
+    image, disparity = torch.rand(1, 3, 20, 30), torch.full((1, 20, 30), 0.2)
+    disparity[:, 5:15, 8:20] = 0.9
+    seen = []
+    got = render_photo(image, disparity, Lens(0.2, 12.0), method=method, watch=seen.append)
+    assert got.equal(render_photo(image, disparity, Lens(0.2, 12.0), method=method))
+    (sheets,) = seen
+    assert len(sheets) >= fewest
+    assert all(sheet.light.shape == image.shape for sheet in sheets)
+    visible = sum(sheet.light for sheet in sheets[: fewest - 1 or 1])
+    assert_close(visible[..., 16:, :], image[..., 16:, :])

@@ -56,8 +56,10 @@ def _png(path, rows: np.ndarray, *, depth: int, colour_type: int, before_pixels:
 
 # --- light
 
+TRANSFERS = ["gamma22", "srgb", 1.0, 1.8, 3.0]
 
-@pytest.mark.parametrize("transfer", ["gamma22", "srgb"])
+
+@pytest.mark.parametrize("transfer", TRANSFERS)
 def test_transfer_and_its_inverse_return_every_16_bit_value(transfer):
     image_srgb = torch.arange(65536, dtype=torch.float64) / 65535
     there = images.srgb_to_linear(image_srgb, transfer=transfer)
@@ -75,7 +77,21 @@ def test_gamma_22_is_the_power_for_every_8_bit_value_and_srgb_has_its_published_
     torch.testing.assert_close(images.srgb_to_linear(published, transfer="srgb"), expected, atol=1e-7, rtol=0)
 
 
-@pytest.mark.parametrize("transfer", ["gamma22", "srgb"])
+@pytest.mark.parametrize("gamma", [1, 1.5, 2.2, 5.0])
+def test_a_number_is_the_exponent_of_the_curve(gamma):
+    image_srgb = torch.arange(256, dtype=torch.float64) / 255
+    assert_close(images.srgb_to_linear(image_srgb, transfer=gamma), image_srgb**gamma)
+    assert_close(images.linear_to_srgb(image_srgb**gamma, transfer=gamma), image_srgb)
+
+
+@pytest.mark.parametrize("gamma", [0.9, 5.1, float("nan")])
+@pytest.mark.parametrize("function", [images.linear_to_srgb, images.srgb_to_linear])
+def test_exponents_that_make_no_curve_are_refused(gamma, function):
+    with pytest.raises(InputError, match=r"'gamma22', 'srgb' or an exponent in \[1, 5\]; got "):
+        function(torch.rand(3), transfer=gamma)
+
+
+@pytest.mark.parametrize("transfer", TRANSFERS)
 @pytest.mark.parametrize("shape", [(), (1,), (0, 3), (2, 3, 1, 5)])
 def test_transfer_takes_any_shape_passes_hdr_and_clamps_below_zero(transfer, shape):
     image = torch.full(shape, 9.0)
@@ -87,7 +103,7 @@ def test_transfer_takes_any_shape_passes_hdr_and_clamps_below_zero(transfer, sha
         assert_close(function(-image, transfer=transfer), torch.zeros(shape))
 
 
-@pytest.mark.parametrize("transfer", ["gamma22", "srgb"])
+@pytest.mark.parametrize("transfer", TRANSFERS)
 @pytest.mark.parametrize("function", [images.linear_to_srgb, images.srgb_to_linear])
 def test_transfer_has_finite_and_right_gradients(transfer, function):
     at_zero = torch.tensor([-1.0, 0.0, 1e-30, 1e-9, 1e-7, 1e-3, 1.0, 5.0], requires_grad=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -10,14 +10,14 @@ from torch import Tensor
 
 from bokehdiff.errors import InputError
 
-Transfer = Literal["gamma22", "srgb"]
+Transfer: TypeAlias = Literal["gamma22", "srgb"] | float
 
 GAMMA = 2.2  # what the field's renderers and data sets use
-# Below this light the power law gives way to the straight line through 0 that meets it there: the power's slope is
-# infinite at 0. The line's end is the display value 0.0019, less than half a step of 8 bits, so no 8-bit value but 0
-# lies on it; the law is missed by at most 0.14 steps of 8 bits.
-TOE_LINEAR = 1e-6
-TOE_SRGB = TOE_LINEAR ** (1.0 / GAMMA)
+GAMMA_RANGE = (1.0, 5.0)  # 1 mixes display values themselves; BokehMe, the largest of the field, goes to 5
+# Below this display value the power law gives way to the straight line through 0 that meets it there: the power's slope
+# is infinite at 0 on the way to display values. It is less than half a step of 8 bits, so no 8-bit value but 0 lies on
+# the line; the law of 2.2 is missed by at most 0.14 steps of 8 bits.
+TOE_SRGB = 1e-6 ** (1.0 / GAMMA)
 # IEC 61966-2-1: the line below, the power above.
 SRGB_TOE_SLOPE = 12.92
 SRGB_TOE_SRGB = 0.04045
@@ -30,17 +30,20 @@ def srgb_to_linear(image_srgb: Float[Tensor, "*shape"], *, transfer: Transfer = 
     """Light of display values.
 
     Concretely, with s = max(image_srgb, 0): "gamma22" is s ** 2.2 (below 0.0019: s * 1e-6 / 0.0019), "srgb" is
-    ((s + 0.055) / 1.055) ** 2.4 (below 0.04045: s / 12.92; IEC 61966-2-1). Gradients are finite everywhere.
+    ((s + 0.055) / 1.055) ** 2.4 (below 0.04045: s / 12.92; IEC 61966-2-1), a number g is s ** g, with a line below
+    0.0019 as for 2.2. Gradients are finite everywhere.
 
     Args:
         image_srgb: Display values of any shape, 0 black, 1 white; above 1 goes on along the same curve, below 0
             counts as 0.
-        transfer: Which curve; "gamma22" is the field's.
+        transfer: Which curve; "gamma22" is the field's, "srgb" what screens and cameras have, a number in [1, 5] the
+            exponent of another power.
     """
     image_srgb = _not_negative(image_srgb)
-    if transfer == "gamma22":
-        power = image_srgb.clamp_min(TOE_SRGB) ** GAMMA
-        return torch.where(image_srgb > TOE_SRGB, power, image_srgb * (TOE_LINEAR / TOE_SRGB))
+    if transfer != "srgb":
+        gamma = _exponent(transfer)
+        power = image_srgb.clamp_min(TOE_SRGB) ** gamma
+        return torch.where(image_srgb > TOE_SRGB, power, image_srgb * TOE_SRGB ** (gamma - 1.0))
     power = ((image_srgb.clamp_min(SRGB_TOE_SRGB) + SRGB_OFFSET) / (1.0 + SRGB_OFFSET)) ** SRGB_GAMMA
     return torch.where(image_srgb > SRGB_TOE_SRGB, power, image_srgb / SRGB_TOE_SLOPE)
 
@@ -49,19 +52,33 @@ def linear_to_srgb(image_linear: Float[Tensor, "*shape"], *, transfer: Transfer 
     """Display values of light: the inverse of `srgb_to_linear`.
 
     Concretely, with x = max(image_linear, 0): "gamma22" is x ** (1 / 2.2) (below 1e-6: x * 0.0019 / 1e-6), "srgb" is
-    1.055 * x ** (1 / 2.4) - 0.055 (below 0.0031308: 12.92 x). Gradients are finite everywhere, at 0 too.
+    1.055 * x ** (1 / 2.4) - 0.055 (below 0.0031308: 12.92 x), a number g is x ** (1 / g). Gradients are finite
+    everywhere, at 0 too.
 
     Args:
         image_linear: Light of any shape, 1 the display's white; above 1 (HDR) passes and gives display values above
             1, below 0 counts as 0.
-        transfer: Which curve; "gamma22" is the field's.
+        transfer: Which curve; as in `srgb_to_linear`.
     """
     image_linear = _not_negative(image_linear)
-    if transfer == "gamma22":
-        power = image_linear.clamp_min(TOE_LINEAR) ** (1.0 / GAMMA)
-        return torch.where(image_linear > TOE_LINEAR, power, image_linear * (TOE_SRGB / TOE_LINEAR))
+    if transfer != "srgb":
+        gamma = _exponent(transfer)
+        toe = TOE_SRGB**gamma
+        power = image_linear.clamp_min(toe) ** (1.0 / gamma)
+        return torch.where(image_linear > toe, power, image_linear * TOE_SRGB ** (1.0 - gamma))
     power = (1.0 + SRGB_OFFSET) * image_linear.clamp_min(SRGB_TOE_LINEAR) ** (1.0 / SRGB_GAMMA) - SRGB_OFFSET
     return torch.where(image_linear > SRGB_TOE_LINEAR, power, image_linear * SRGB_TOE_SLOPE)
+
+
+def _exponent(transfer: Transfer) -> float:
+    if transfer == "gamma22":
+        return GAMMA
+    least, most = GAMMA_RANGE
+    if not isinstance(transfer, (int, float)) or not least <= transfer <= most:
+        raise InputError(
+            f"the transfer curve must be 'gamma22', 'srgb' or an exponent in [{least:g}, {most:g}]; got {transfer!r}"
+        )
+    return float(transfer)
 
 
 def _not_negative(image: Tensor) -> Tensor:

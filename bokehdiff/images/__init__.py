@@ -3,6 +3,7 @@
 Conventions (axes, ranges, names, near and far) stand in docs/conventions.md.
 """
 
+from bokehdiff.images.animation import ANIMATION_SUFFIXES, save_animation
 from bokehdiff.images.decode import Header, read_header
 from bokehdiff.images.files import (
     CACHE_VARIABLE,
@@ -17,6 +18,7 @@ from bokehdiff.images.reading import Photo, load_disparity, load_mask, load_phot
 from bokehdiff.images.writing import save_disparity, save_image
 
 __all__ = [
+    "ANIMATION_SUFFIXES",
     "CACHE_VARIABLE",
     "IMAGE_SUFFIXES",
     "Header",
@@ -32,6 +34,7 @@ __all__ = [
     "make_folder",
     "read_header",
     "resize",
+    "save_animation",
     "save_disparity",
     "save_image",
     "srgb_to_linear",

@@ -34,7 +34,7 @@ def help_text(options_class: type, *, program: str, positional: Sequence[str] = 
     summary = [described.short_description or "", described.long_description or ""]
     lines = [f"usage: {program}{places} [OPTIONS]"]
     for paragraph in "\n\n".join(summary).strip().split("\n\n"):
-        lines += ["", *textwrap.wrap(" ".join(paragraph.split()), WIDTH)]
+        lines += ["", *textwrap.wrap(" ".join(paragraph.split()), WIDTH, break_on_hyphens=False)]
     for title, entries in _sections(options_class):
         lines += ["", f"{title}:"]
         for left, description in entries:
@@ -74,10 +74,10 @@ def _describe(field: dataclasses.Field[Any], owner: type) -> tuple[str, str]:
 
 def _metavar(kind: Any, description: str) -> str:
     """The choices, else a number's unit from the brackets in its description, else the kind of value."""
-    choices = [choice for part in (kind, *typing.get_args(kind)) for choice in _choices(part)]
-    if choices:
-        return "{" + ",".join(choices) + "}"
     kinds = (kind, *typing.get_args(kind))
+    choices = [choice for part in kinds for choice in _choices(part)]
+    if choices:
+        return "{" + ",".join([*choices, "X"] if float in kinds else choices) + "}"
     unit = re.search(r"\[([A-Za-z]\w*)[^\]]*\]", description)
     if unit and (int in kinds or float in kinds):
         return unit.group(1).upper()
@@ -91,7 +91,7 @@ def _choices(kind: Any) -> list[str]:
 
 def _entry(left: str, description: str) -> list[str]:
     """Flag on the left, description beside it, or below if the flag is long."""
-    wrapped = textwrap.wrap(description, WIDTH - INDENT) or [""]
+    wrapped = textwrap.wrap(description, WIDTH - INDENT, break_on_hyphens=False) or [""]
     start = f"  {left}"
     if len(start) + 2 > INDENT:
         return [start, *(" " * INDENT + line for line in wrapped)]

@@ -51,11 +51,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(name: str, words: list[str]) -> int:
-    from bokehdiff.cli.options import HelpRequested, parse_options
+    from bokehdiff.cli.options import NO_ALIASES, HelpRequested, parse_options
 
     command = importlib.import_module(f"bokehdiff.cli.{COMMANDS[name][0]}")
     try:
-        options = parse_options(command.OPTIONS, words, program=f"bokehdiff {name}", positional=command.POSITIONAL)
+        options = parse_options(
+            command.OPTIONS,
+            words,
+            program=f"bokehdiff {name}",
+            positional=command.POSITIONAL,
+            aliases=getattr(command, "ALIASES", NO_ALIASES),
+        )
         return command.run(options)
     except HelpRequested as request:
         print(request.text)

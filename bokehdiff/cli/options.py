@@ -12,21 +12,38 @@ import difflib
 import re
 import typing
 from argparse import ArgumentError
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import yaml
 from jsonargparse import ArgumentParser
 
 from bokehdiff.cli.help import help_text
-from bokehdiff.errors import ConfigError, InputError
+from bokehdiff.errors import ConfigError, InputError, at_fault
 
 Options = TypeVar("Options")
 
 TRUE_WORDS = frozenset({"1", "true", "yes", "on"})
 FALSE_WORDS = frozenset({"0", "false", "no", "off"})
 PARSER_FLAGS = ("config", "print_config")
+
+
+@dataclasses.dataclass(frozen=True)
+class Alias:
+    """Another spelling of an option, as another program has it.
+
+    Args:
+        name: The option it stands for, in the spelling of its field.
+        read: From its value to that of the option; raises InputError for what cannot be one.
+    """
+
+    name: str
+    read: Callable[[str], str] = str
+
+
+NO_ALIASES: Mapping[str, Alias] = MappingProxyType({})
 
 
 class HelpRequested(Exception):  # noqa: N818  not a failure: carries the text of --help or --print-config
@@ -38,7 +55,12 @@ class HelpRequested(Exception):  # noqa: N818  not a failure: carries the text o
 
 
 def parse_options(
-    options_class: type[Options], words: Sequence[str], *, program: str, positional: Sequence[str] = ()
+    options_class: type[Options],
+    words: Sequence[str],
+    *,
+    program: str,
+    positional: Sequence[str] = (),
+    aliases: Mapping[str, Alias] = NO_ALIASES,
 ) -> Options:
     """Parse a command line into a dataclass of options.
 
@@ -48,6 +70,7 @@ def parse_options(
         words: The command line after the command's name.
         program: Shown in the usage line.
         positional: Fields that may be given without their flag, in this order.
+        aliases: Other spellings, by the flag's name with underscores; one with a single dash has that dash, "-K".
 
     Raises:
         HelpRequested: For --help and --print-config; holds the text.
@@ -60,7 +83,7 @@ def parse_options(
     parser.add_class_arguments(options_class)
     if {"-h", "--help"} & set(words):
         raise HelpRequested(help_text(options_class, program=program, positional=positional))
-    arguments = list(_explicit(words, fields, positional))
+    arguments = list(_explicit(words, fields, positional, aliases))
     _check_config_files(arguments, options_class)
     try:
         parsed = parser.parse_args([word for word in arguments if word != "--print_config"])
@@ -89,23 +112,26 @@ def _leaf_fields(options_class: type, prefix: str = "") -> Iterator[tuple[str, A
             yield f"{prefix}{field.name}", kind
 
 
-def _explicit(words: Sequence[str], fields: Mapping[str, Any], positional: Sequence[str]) -> Iterator[str]:
+def _explicit(
+    words: Sequence[str], fields: Mapping[str, Any], positional: Sequence[str], aliases: Mapping[str, Alias]
+) -> Iterator[str]:
     """Rewrite a command line as `--dotted_key=value` words, the one spelling the parser is given."""
     rest = list(words)
     places = list(positional)
     while rest:
         word = rest.pop(0)
-        if not word.startswith("--"):
+        if not word.startswith("--") and word.partition("=")[0] not in aliases:
             if not places:
                 raise InputError(f"unexpected word {word!r}: options begin with --")
             yield f"--{places.pop(0)}={word}"
             continue
         flag, has_value, value = word.partition("=")
-        name = flag[2:].replace("-", "_")
+        name = flag[2:].replace("-", "_") if flag.startswith("--") else flag
         if name == "print_config":
             yield "--print_config"
             continue
-        key, negated = _key_of(name, flag, fields)
+        alias = aliases.get(name, Alias(name))
+        key, negated = _key_of(alias.name, flag, fields)
         if fields.get(key) is bool:
             if not has_value:
                 value = rest.pop(0) if rest and rest[0].lower() in TRUE_WORDS | FALSE_WORDS else "true"
@@ -115,6 +141,8 @@ def _explicit(words: Sequence[str], fields: Mapping[str, Any], positional: Seque
             if not rest or (rest[0].startswith("--") and len(rest[0]) > 2):
                 raise InputError("needs a value", flag=flag)
             value = rest.pop(0)
+        with at_fault(flag):
+            value = alias.read(value)
         yield f"--{key}={value}"
 
 

@@ -1,0 +1,155 @@
+"""From one photograph to its files: a picture, or a sweep of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import yaml
+from jaxtyping import Float
+from torch import Tensor
+
+import bokehdiff
+from bokehdiff.cli.render.intermediates import write_intermediates
+from bokehdiff.cli.render.lenses import lens_of, within_radius
+from bokehdiff.cli.render.options import SWEEP_SUFFIXES, RenderOptions, wants_intermediates
+from bokehdiff.cli.render.places import Task, intermediates_of, result_of
+from bokehdiff.cli.render.scene import View, load_view
+from bokehdiff.errors import InputError, at_fault
+from bokehdiff.images import linear_to_srgb, make_folder, save_animation, save_image, srgb_to_linear
+from bokehdiff.optics import Lens
+from bokehdiff.renderers import Sheet, recover_highlights, render_photo
+
+Watch = Callable[[list[Sheet]], None]
+
+
+def render_task(task: Task, options: RenderOptions) -> Iterator[Path]:
+    """Render one photograph, at one lens or at many; gives each file once it is written.
+
+    Args:
+        task: The photograph.
+        options: The command line.
+    """
+    target = result_of(task, options)
+    with at_fault("--output-dir" if options.output is None else "--output"):
+        if target.exists() and target.samefile(task.photograph):
+            raise InputError(f"the result would replace the photograph {task.photograph}: choose another place")
+        make_folder(target.parent)
+    view = load_view(task, options)
+    lens = lens_of(task, view, options)
+    exposure = _Exposure(task, view, options)
+    if options.sweep.focus_sweep or options.sweep.aperture_sweep:
+        yield from _write_sweep(target, list(_lenses(lens, view, options)), exposure)
+        return
+    seen: list[list[Sheet]] = []
+    picture = exposure.picture(lens, watch=seen.append if wants_intermediates(options) else None)
+    yield exposure.saved(target, picture, lens)
+    if seen:
+        with at_fault("--verbose" if options.result.verbose else "--save-intermediates"):
+            yield from write_intermediates(
+                intermediates_of(task, options),
+                view,
+                exposure.disparity(lens),
+                lens,
+                seen[len(seen) // 2],  # green's, where colours have their own
+                picture,
+                transfer=options.picture.transfer,
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Exposure:
+    """One photograph through any lens."""
+
+    task: Task
+    view: View
+    options: RenderOptions
+
+    def disparity(self, lens: Lens) -> Float[Tensor, "1 h w"]:
+        return within_radius(self.view.disparity, lens, self.options.lens.largest_radius)
+
+    def picture(self, lens: Lens, *, watch: Watch | None = None) -> Float[Tensor, "1 3 h w"]:
+        """Display values."""
+        chosen = self.options.picture
+        with at_fault("--highlights"):
+            image_linear = recover_highlights(
+                srgb_to_linear(self.view.photo.image_srgb, transfer=chosen.transfer), chosen.highlights
+            )
+        with at_fault("--method"):
+            blurred = render_photo(
+                image_linear,
+                self.disparity(lens),
+                lens,
+                matte=self.view.matte,
+                method=chosen.method,
+                inpainting=chosen.inpainting,
+                progress=self.task.alone,
+                watch=watch,
+            )
+        return linear_to_srgb(blurred, transfer=chosen.transfer).clamp(0.0, 1.0)
+
+    def saved(self, target: Path, image_srgb: Float[Tensor, "1 3 h w"], lens: Lens) -> Path:
+        with at_fault("--bit-depth"):
+            save_image(
+                target,
+                image_srgb,
+                bit_depth=self.options.result.bit_depth,
+                exif=self.view.photo.exif,
+                text=self.note(lens),
+            )
+        return target
+
+    def note(self, lens: Lens) -> str:
+        """How the picture was made, as YAML: what was computed, and the options that were given, without folders."""
+        made = {
+            "made_by": f"bokehdiff {bokehdiff.__version__} render",
+            "focus_disparity": round(float(lens.focus_disparity), 6),
+            "strength_px": round(float(lens.strength_px), 6),
+        }
+        return yaml.safe_dump({**made, **_given(self.options)}, sort_keys=False, allow_unicode=True)
+
+
+def _lenses(lens: Lens, view: View, options: RenderOptions) -> Iterator[Lens]:
+    """The lenses of a sweep."""
+    sweep = options.sweep
+    n_pictures = sweep.focus_sweep or sweep.aperture_sweep
+    for i in range(n_pictures):
+        share = i / max(n_pictures - 1, 1)
+        if sweep.aperture_sweep:
+            yield dataclasses.replace(lens, strength_px=lens.strength_px * share)
+        else:
+            least, most = (float(value) for value in view.disparity.aminmax())
+            yield dataclasses.replace(lens, focus_disparity=least + (most - least) * share)
+
+
+def _write_sweep(target: Path, lenses: list[Lens], exposure: _Exposure) -> Iterator[Path]:
+    sweep = exposure.options.sweep
+    if target.suffix.lower() in SWEEP_SUFFIXES:
+        with at_fault("--output" if exposure.options.output else "--sweep-format"):
+            save_animation(
+                target,
+                (exposure.picture(lens) for lens in lenses),
+                fps=sweep.fps,
+                loop=sweep.loop,
+                back_and_forth=sweep.back_and_forth,
+                text=exposure.note(lenses[-1]),
+            )
+        yield target
+        return
+    with at_fault("--output-dir"):
+        make_folder(target)
+    digits = max(3, len(str(len(lenses) - 1)))
+    for i, lens in enumerate(lenses):
+        yield exposure.saved(target / f"{i:0{digits}d}.{exposure.options.result.format}", exposure.picture(lens), lens)
+
+
+def _given(options: RenderOptions) -> dict[str, object]:
+    """The options that differ from their defaults and change the picture; files by their names."""
+    said: dict[str, object] = {}
+    for section in (options, options.maps, options.focus, options.lens, options.aperture, options.picture):
+        for field in dataclasses.fields(section):
+            value = getattr(section, field.name)
+            if value != field.default and not dataclasses.is_dataclass(value) and not field.name.startswith("output"):
+                said[field.name] = Path(value).name if isinstance(value, str) and Path(value).exists() else value
+    return said

@@ -32,7 +32,7 @@ X264_QUALITY = 16  # constant rate factor: below 18 it is hard to tell from the 
 
 def save_animation(
     path: str | Path,
-    frames_srgb: Iterable[Float[Tensor, "1 3 h w"]],
+    frames_srgb: Iterable[Float[Tensor, "1 3 _ _"]],
     *,
     fps: float = 12.0,
     loop: bool = True,
@@ -71,7 +71,7 @@ def save_animation(
         _write_mp4(path, frames, fps=fps, text=text)
 
 
-def _of_one_size(path: Path, frames_srgb: Iterable[Float[Tensor, "1 3 h w"]]) -> Iterator[np.ndarray]:
+def _of_one_size(path: Path, frames_srgb: Iterable[Float[Tensor, "1 3 _ _"]]) -> Iterator[np.ndarray]:
     """Each picture as [h w 3] of 8 bits."""
     size_hw = None
     for frame in frames_srgb:

@@ -27,6 +27,7 @@ TRITON_IS_THERE = find_spec("triton") is not None
 MAX_WIDTH = 128  # beyond it, the blocks of a program outgrow its registers
 WHOLE = 65280  # what stands for a visibility of 1, as in `fused_kernels`; exact for 256ths, and fifths of `released`
 MIN_PADDED = 16  # the smallest side of a matrix product on tensor cores
+VECTOR = 8  # numbers of half precision in 16 bytes, which is what one load takes at most
 LOG2_E = 1.0 / math.log(2.0)
 # Of each kernel, by name and half or single precision: places of the other block taken at a time, warps, stages of the
 # pipeline. The first of each fits any card; a card tries them all and keeps the fastest. Changes speed, not the result.
@@ -207,7 +208,7 @@ class _Call:
         by_source: The walks of source blocks.
         by_receiver: The walks of receiver blocks.
         light: What shapes the weights.
-        seed: Of dropout.
+        seed: The two halves of dropout's.
         grid: How many programs: one per head and block of the batch.
         device: Where they run.
         is_half: Whether the vectors are in half precision.
@@ -219,7 +220,7 @@ class _Call:
     by_source: Any
     by_receiver: Any
     light: Any
-    seed: Any
+    seed: tuple[int, int]
     grid: tuple[int]
     device: torch.device
     is_half: bool
@@ -256,7 +257,7 @@ class _Call:
                 dropout * 2.0**32,
                 1.0 / (1.0 - dropout),
             ),
-            kernels.Seed(_signed_32(seed), _signed_32(seed >> 32)),
+            (_signed_32(seed), _signed_32(seed >> 32)),
             (n_images * n_heads * n_blocks,),
             query.device,
             query.dtype != torch.float32,
@@ -278,9 +279,16 @@ def _vectors(tokens: Tensor) -> Any:
     return _kernels().Vectors(tokens, *tokens.stride()[:3])
 
 
-def _dense_width(tokens: Tensor) -> Tensor:
-    """Any layout will do whose vectors are dense: heads beside each other in memory, as layers leave them, or not."""
-    return tokens if tokens.stride(-1) == 1 else tokens.contiguous()
+def aligned(tokens: Float[Tensor, "b k n d"]) -> Float[Tensor, "b k n d"]:
+    """The vectors as the kernels read them: dense, and where their width allows it with strides in multiples of 8.
+
+    Nothing is copied as layers leave them, heads beside each other, or as [b k n d] lies by itself.
+
+    Args:
+        tokens: In any layout.
+    """
+    even = tokens.shape[-1] % VECTOR or all(stride % VECTOR == 0 for stride in tokens.stride()[:3])
+    return tokens if tokens.stride(-1) == 1 and even else tokens.contiguous()
 
 
 def _as_layers_take_it(query: Tensor) -> Tensor:
@@ -320,12 +328,12 @@ def _fused_pisa(
 ) -> tuple[Tensor, Tensor]:
     _check(query, key, value)
     call = _Call.of(query, coc, tiles, structure, *dropout_and_seed)
-    query, key, value = (_dense_width(tokens) for tokens in (query, key, value))
+    query, key, value = (aligned(tokens) for tokens in (query, key, value))
     out, log_sum = _room_for_result(query)
     q, k, v = _vectors(query), _vectors(key), _vectors(value)
     _launch("source_log_sums", call, q, k, call.scene, call.by_source, call.light, log_sum)
     _launch(
-        "received_light", call, q, k, v, call.scene, call.by_receiver, call.light, call.seed, log_sum, _vectors(out),
+        "received_light", call, q, k, v, call.scene, call.by_receiver, call.light, *call.seed, log_sum, _vectors(out),
         **call.drops,
     )  # fmt: skip
     return out, log_sum
@@ -355,16 +363,16 @@ def _fused_pisa_backward(
     *dropout_and_seed: Any,
 ) -> tuple[Tensor, ...]:
     call = _Call.of(query, coc, tiles, structure, *dropout_and_seed)
-    query, key, value, grad_out = (_dense_width(tokens) for tokens in (query, key, value, grad_out))
+    query, key, value, grad_out = (aligned(tokens) for tokens in (query, key, value, grad_out))
     d_query, d_key, d_value = (_as_layers_take_it(query) for _ in range(3))
     delta, d_coc = torch.empty_like(log_sum), torch.empty_like(log_sum)
     tensors = [_vectors(tokens) for tokens in (query, key, value, grad_out)]
     _launch(
-        "source_gradients", call, *tensors, call.scene, call.by_source, call.light, call.seed, log_sum,
+        "source_gradients", call, *tensors, call.scene, call.by_source, call.light, *call.seed, log_sum,
         _vectors(d_key), _vectors(d_value), delta, d_coc, D_COC=of_coc, **call.drops,
     )  # fmt: skip
     _launch(
-        "receiver_gradients", call, *tensors, call.scene, call.by_receiver, call.light, call.seed, log_sum, delta,
+        "receiver_gradients", call, *tensors, call.scene, call.by_receiver, call.light, *call.seed, log_sum, delta,
         _vectors(d_query), **call.drops,
     )  # fmt: skip
     return d_query, d_key, d_value, d_coc.sum(dim=1) if of_coc else torch.zeros_like(coc)

@@ -38,7 +38,7 @@ PRECISION = tl.constexpr("ieee")  # of products of float32: tf32 would be off by
 
 def jit(function: Any) -> Any:
     """`triton.jit`, one kernel for all seeds; of the function itself where a type checker has wrapped it at import."""
-    return triton.jit(inspect.unwrap(function), do_not_specialize=["seed"])
+    return triton.jit(inspect.unwrap(function), do_not_specialize=["seed_low", "seed_high"])
 
 
 class Vectors(NamedTuple):
@@ -83,13 +83,6 @@ class Light(NamedTuple):
     kept_scale: Any
 
 
-class Seed(NamedTuple):
-    """The two halves of dropout's seed, as signed 32-bit numbers."""
-
-    low: Any
-    high: Any
-
-
 @jit
 def own_block(scene, walk):
     """Head, image, map (head of the batch) and block of this program. Heads run fastest: they share visibility."""
@@ -108,10 +101,17 @@ def load_places(scene, i_image, i_block, i_part, PLACES: tl.constexpr, STEP: tl.
 
 @jit
 def vector_pointers(vectors, i_image, i_head, b_token, WIDTH: tl.constexpr, PADDED: tl.constexpr):
-    """Where the vectors of tokens stand, and where there are any: each [places, padded]."""
+    """Where the vectors of tokens stand, and where there are any: each [places, padded].
+
+    If the width is a multiple of 8, so are the strides (`fused.aligned`): vectors in half precision are then read 16
+    bytes at a time, also where a head of 40 is no multiple of the 16 that Triton finds out by itself.
+    """
+    GRAIN: tl.constexpr = 8 if WIDTH % 8 == 0 else 1
     o_width = tl.arange(0, PADDED)
-    p_map = vectors.data + i_image.to(tl.int64) * vectors.per_image + i_head.to(tl.int64) * vectors.per_head
-    p_row = p_map + b_token.to(tl.int64)[:, None] * vectors.per_token + o_width[None, :]
+    o_map = i_image.to(tl.int64) * vectors.per_image + i_head.to(tl.int64) * vectors.per_head
+    o_row = b_token.to(tl.int64)[:, None] * vectors.per_token  # [places, 1]
+    p_map = vectors.data + tl.multiple_of(o_map, GRAIN)
+    p_row = p_map + tl.multiple_of(o_row, [GRAIN, GRAIN]) + o_width[None, :]
     return p_row, (b_token[:, None] >= 0) & (o_width[None, :] < WIDTH)
 
 
@@ -164,7 +164,7 @@ def mixed(number):
 
 @jit
 def passed(
-    b_receiver, b_source, o_tile, i_tile, i_map, scene, light, seed,
+    b_receiver, b_source, o_tile, i_tile, i_map, scene, light, seed_low, seed_high,
     PLACES: tl.constexpr, DROPOUT: tl.constexpr,
 ):  # fmt: skip
     """Share of the light of a block of pairs that passes: its visibility, and 0 or 1 by `dropout_scale`.
@@ -176,7 +176,7 @@ def passed(
     b_visible = tl.load(p_pair, mask=m_pair, other=WHOLE).to(tl.float32) * (1.0 / WHOLE)  # [rows, columns]
     b_passed = tl.maximum(b_visible, light.least_visibility)
     if DROPOUT:
-        stream = mixed(mixed(i_map.to(tl.uint32) + seed.low.to(tl.uint32)) + seed.high.to(tl.uint32))
+        stream = mixed(mixed(i_map.to(tl.uint32) + seed_low.to(tl.uint32)) + seed_high.to(tl.uint32))
         b_pair = b_receiver.to(tl.uint32) * scene.n_tokens + b_source.to(tl.uint32)  # [rows, columns]
         # as float32, in which torch compares whole numbers with a real one
         b_passed = tl.where(mixed(stream ^ mixed(b_pair)).to(tl.float32) >= light.dropped_below, b_passed, 0.0)
@@ -214,7 +214,7 @@ def source_log_sums(
 
 @jit
 def received_light(
-    query, key, value, scene, walk, light, seed, p_log_sum, out,
+    query, key, value, scene, walk, light, seed_low, seed_high, p_log_sum, out,
     WIDTH: tl.constexpr, PADDED: tl.constexpr, DROPOUT: tl.constexpr, PLACES: tl.constexpr, STEP: tl.constexpr,
 ):  # fmt: skip
     """out[q] = sum_k P[q, k] passed[q, k] V[k] over the sources of a block of receivers."""
@@ -240,7 +240,7 @@ def received_light(
         b_light = tl.exp2(b_score - (b_log_sum - HEADROOM_LOG2)[None, :])  # [receivers, sources]
         b_light *= passed(
             b_receiver[:, None], b_source[None, :], o_tile + i_part * (STEP * PLACES), tl.load(walk.tiles + i_pair),
-            i_map, scene, light, seed, PLACES, DROPOUT,
+            i_map, scene, light, seed_low, seed_high, PLACES, DROPOUT,
         )  # fmt: skip
         b_out = product(b_light.to(b_value.dtype), b_value, b_out)
     store_vectors(out, i_image, i_head, b_receiver, b_out * (light.kept_scale / HEADROOM), WIDTH, PADDED)
@@ -248,7 +248,7 @@ def received_light(
 
 @jit
 def source_gradients(
-    query, key, value, d_out, scene, walk, light, seed, p_log_sum, d_key, d_value, p_delta, p_d_coc,
+    query, key, value, d_out, scene, walk, light, seed_low, seed_high, p_log_sum, d_key, d_value, p_delta, p_d_coc,
     WIDTH: tl.constexpr, PADDED: tl.constexpr, DROPOUT: tl.constexpr, D_COC: tl.constexpr, PLACES: tl.constexpr,
     STEP: tl.constexpr,
 ):  # fmt: skip
@@ -286,7 +286,7 @@ def source_gradients(
         b_light = tl.exp2(b_score - (b_log_sum - HEADROOM_LOG2)[:, None])  # [sources, receivers]
         b_light *= passed(
             b_receiver[None, :], b_source[:, None], o_tile + i_part * STEP, tl.load(walk.tiles + i_pair),
-            i_map, scene, light, seed, PLACES, DROPOUT,
+            i_map, scene, light, seed_low, seed_high, PLACES, DROPOUT,
         )  # fmt: skip
         b_d_value = product(b_light.to(b_d_out.dtype), b_d_out, b_d_value)
     b_d_value *= light.kept_scale / HEADROOM
@@ -308,7 +308,7 @@ def source_gradients(
         b_score = tl.where(b_receiver[None, :] >= 0, b_score, float("-inf"))  # [sources, receivers]
         b_passed = passed(
             b_receiver[None, :], b_source[:, None], o_tile + i_part * STEP, tl.load(walk.tiles + i_pair),
-            i_map, scene, light, seed, PLACES, DROPOUT,
+            i_map, scene, light, seed_low, seed_high, PLACES, DROPOUT,
         )  # fmt: skip
         b_d_light = product(b_value, tl.trans(b_d_out), None)  # [sources, receivers]
         b_d_score = b_passed * light.kept_scale * b_d_light - b_delta[:, None]  # [sources, receivers]
@@ -324,7 +324,7 @@ def source_gradients(
 
 @jit
 def receiver_gradients(
-    query, key, value, d_out, scene, walk, light, seed, p_log_sum, p_delta, d_query,
+    query, key, value, d_out, scene, walk, light, seed_low, seed_high, p_log_sum, p_delta, d_query,
     WIDTH: tl.constexpr, PADDED: tl.constexpr, DROPOUT: tl.constexpr, PLACES: tl.constexpr, STEP: tl.constexpr,
 ):  # fmt: skip
     """dQ[q] = sum_k dS[q, k] K[k] / sqrt(d) of a block of receivers, with dS as in `source_gradients`."""
@@ -351,7 +351,7 @@ def receiver_gradients(
         )  # fmt: skip
         b_passed = passed(
             b_receiver[:, None], b_source[None, :], o_tile + i_part * (STEP * PLACES), tl.load(walk.tiles + i_pair),
-            i_map, scene, light, seed, PLACES, DROPOUT,
+            i_map, scene, light, seed_low, seed_high, PLACES, DROPOUT,
         )  # fmt: skip
         b_d_light = product(b_d_out, tl.trans(b_value), None)  # [receivers, sources]
         b_d_score = b_passed * light.kept_scale * b_d_light - b_delta[None, :]  # [receivers, sources]

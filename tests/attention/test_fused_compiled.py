@@ -18,7 +18,7 @@ GPUTarget = pytest.importorskip("triton.backends.compiler").GPUTarget
 
 KERNELS = ("source_log_sums", "received_light", "source_gradients", "receiver_gradients")
 CONSUMER_BYTES = 99 * 1024  # shared memory of a program on sm_86, 89 and 120; sm_80 has 163 KiB, sm_90 227
-SPILLED_BYTES = 64  # of a thread, in the gradients of heads above 64 wide on sm_80 and in single precision
+SPILLED_BYTES = 96  # of a thread, in the gradients of heads above 64 wide on sm_80 and in single precision
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,8 @@ def compiled(monkeypatch, capability, dtype, width, *, dropout=0.0, dropout_seed
     monkeypatch.setattr(fused, "_check", lambda *_: None)  # which would refuse tensors on the CPU
     optics = optics_of(layered_disparity(1, (256, 256)), (16, 16))
     optics.coc.requires_grad_()
-    query, key, value = torch.randn(3, 1, 2, 256, width).to(dtype).requires_grad_()
+    as_layers_leave_it = torch.randn(3, 1, 256, 2, width).to(dtype).transpose(2, 3)
+    query, key, value = as_layers_leave_it.requires_grad_()
     out = fused.fused_pisa(
         query, key, value, optics, hardness=INFERENCE_HARDNESS, dropout=dropout, dropout_seed=dropout_seed
     )
@@ -143,10 +144,9 @@ def test_every_shape_is_compiled_within_what_cards_have(monkeypatch, capability,
     assert_good(kernels, capability, dtype, spilled_bytes=SPILLED_BYTES)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_a_seed_is_no_reason_to_compile_again(monkeypatch, dtype):
-    capability = 90
-    first = compiled(monkeypatch, capability, dtype, 64, dropout=0.1, dropout_seed=16)
-    again = compiled(monkeypatch, capability, dtype, 64, dropout=0.1, dropout_seed=2**40 + 1)
-    assert all(one.binary is other.binary for one, other in zip(first, again, strict=True))
+def test_a_seed_is_no_reason_to_compile_again(monkeypatch):
+    capability, dtype = 90, torch.bfloat16
+    first = compiled(monkeypatch, capability, dtype, 64, dropout=0.1, dropout_seed=5)
+    for seed in (0, 1, 16, 2**32 + 16, 2**40 + 1, -1):
+        again = compiled(monkeypatch, capability, dtype, 64, dropout=0.1, dropout_seed=seed)
+        assert all(one.binary is other.binary for one, other in zip(first, again, strict=True))

@@ -111,11 +111,10 @@ def test_every_precision_and_width_of_heads(device, dtype, width):
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("convention", ["thin_lens", "released"])
-@pytest.mark.parametrize("hardness", [TRAINING_HARDNESS, 5.0, INFERENCE_HARDNESS])
+@pytest.mark.parametrize("hardness", [TRAINING_HARDNESS, INFERENCE_HARDNESS])
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
-@pytest.mark.parametrize("grid_hw", [(9, 11), (17, 2)])
-def test_every_combination(device, dtype, convention, hardness, dropout, grid_hw):
-    asked = problem(grid_hw, convention=convention, dtype=dtype, width=24, n_heads=1)
+def test_every_combination(device, dtype, convention, hardness, dropout):
+    asked = problem((9, 11), convention=convention, dtype=dtype, width=24, n_heads=1, n_images=1)
     assert_matches(asked, device, hardness=hardness, dropout=dropout, dropout_seed=3)
 
 
@@ -254,6 +253,7 @@ def test_a_compiled_graph_has_no_break(device):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # torch's own check looks at it
 def test_the_operators_are_registered_as_torch_wants_them(device):
     here = problem((2, 3), n_images=1).to(device)
     plan = fused.fused_plan(here.optics, hardness=5.0)

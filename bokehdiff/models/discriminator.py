@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -64,6 +65,7 @@ class VisionAidedDiscriminator(nn.Module):
         cv_type: Name in `BACKBONES`.
         weights: Backbone's weight file of timm; None for the hub's cache, or the hub.
         random_backbone: Use a backbone that has learned nothing, to try out programs; never looks for a file.
+        backbone_dtype: Precision that the frozen backbone is kept and run in; the heads stay float32.
 
     Raises:
         MissingWeightsError: If the backbone's weights cannot be found.
@@ -71,13 +73,19 @@ class VisionAidedDiscriminator(nn.Module):
     """
 
     def __init__(
-        self, cv_type: str = "convnext", *, weights: str | Path | None = None, random_backbone: bool = False
+        self,
+        cv_type: str = "convnext",
+        *,
+        weights: str | Path | None = None,
+        random_backbone: bool = False,
+        backbone_dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
         if cv_type not in BACKBONES:
             raise InputError(f"cv_type must be one of {', '.join(BACKBONES)}; got {cv_type!r}")
         chosen = BACKBONES[cv_type]
-        self.backbone = FrozenBackbone(chosen, None if random_backbone else _read_weights(chosen, weights))
+        state = None if random_backbone else _read_weights(chosen, weights)
+        self.backbone = FrozenBackbone(chosen, state, dtype=backbone_dtype)
         if random_backbone:
             logger.warning("The discriminator's backbone %s is random: it has seen no image", chosen.name)
         self.heads = nn.ModuleList(_head(width) for width in self.backbone.widths)
@@ -90,8 +98,10 @@ class VisionAidedDiscriminator(nn.Module):
         Args:
             image_srgb: Display images in [0, 1].
         """
-        features = self.backbone(image_srgb)
-        return tuple(head(level) for head, level in zip(self.heads, features, strict=True))
+        # Called by the generator's step outside of autocast, by its own inside of it: the answer must be the same.
+        with nullcontext() if image_srgb.is_meta else torch.autocast(image_srgb.device.type, enabled=False):
+            features = self.backbone(image_srgb)
+            return tuple(head(level) for head, level in zip(self.heads, features, strict=True))
 
 
 class FrozenBackbone(nn.Module):
@@ -100,16 +110,20 @@ class FrozenBackbone(nn.Module):
     Args:
         chosen: Which network and levels.
         state: Its weights; None for random ones.
+        dtype: What it is kept and run in; images come and features leave in float32.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, chosen: Backbone, state: dict[str, Tensor] | None) -> None:
+    def __init__(
+        self, chosen: Backbone, state: dict[str, Tensor] | None, *, dtype: torch.dtype = torch.float32
+    ) -> None:
         super().__init__()
         import timm
 
-        self.network = _network(chosen, state)
+        self.dtype = dtype
+        self.network = _network(chosen, state).to(dtype)
         self.levels = list(chosen.levels)
         self.widths = tuple(self.network.feature_info[level]["num_chs"] for level in chosen.levels)
         self.coarsest_px = max(self.network.feature_info[level]["reduction"] for level in chosen.levels)
@@ -134,13 +148,13 @@ class FrozenBackbone(nn.Module):
         if min(height, width) < self.coarsest_px:
             raise InputError(f"this backbone needs at least {self.coarsest_px} px a side; got {height} x {width}")
         features: list[Tensor] = self.network.forward_intermediates(
-            (image_srgb - self.mean) / self.std,
+            ((image_srgb - self.mean) / self.std).to(self.dtype),
             indices=self.levels,
             output_fmt="NCHW",
             intermediates_only=True,
             stop_early=True,
         )
-        return features
+        return [level.float() for level in features]
 
 
 def _head(width: int) -> nn.Sequential:

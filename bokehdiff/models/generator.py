@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -116,6 +118,16 @@ class OneStepGenerator(nn.Module):
                 f"pad with bokehdiff.tiling.pad_to_multiple(image, {multiple}) and crop the result"
             )
 
+    def compile(self, *args: Any, **options: Any) -> None:
+        """Compile UNet, encoder and decoder in place, each when it first runs; names of weights stay as they are.
+
+        Args:
+            args: As of `torch.compile`.
+            options: As of `torch.compile`.
+        """
+        for part in (self.unet, self.vae.encoder, self.vae.decoder):
+            part.compile(*args, **options)
+
     def enable_gradient_checkpointing(self) -> None:
         """Compute activations anew in the backward pass: changes memory and time, not the result."""
         self.unet.enable_gradient_checkpointing()
@@ -149,7 +161,8 @@ class OneStepGenerator(nn.Module):
         height, width = image_srgb.shape[-2:]
         self._refuse_other_sizes((height, width))
         image = (2.0 * image_srgb - 1.0).to(self.vae.dtype)
-        mode = self.vae.encode(image, return_dict=False)[0].mode()
+        with self._in_its_own_precision(image):
+            mode = self.vae.encode(image, return_dict=False)[0].mode()
         offset, scale = self._latent_scaling(mode)
         return (mode - offset) * scale
 
@@ -201,8 +214,14 @@ class OneStepGenerator(nn.Module):
             latents: From `denoise`.
         """
         offset, scale = self._latent_scaling(latents)
-        image = self.vae.decode((latents / scale + offset).to(self.vae.dtype), return_dict=False)[0]
+        unscaled = (latents / scale + offset).to(self.vae.dtype)
+        with self._in_its_own_precision(unscaled):
+            image = self.vae.decode(unscaled, return_dict=False)[0]
         return 0.5 * image.float() + 0.5
+
+    def _in_its_own_precision(self, like: Tensor) -> AbstractContextManager[Any]:
+        """Autocast off: it would run a float32 autoencoder in half precision, where SDXL's overflows."""
+        return nullcontext() if like.is_meta else torch.autocast(like.device.type, enabled=False)
 
     def _latent_scaling(self, like: Tensor) -> tuple[float | Tensor, float | Tensor]:
         """Offset and scale between the autoencoder's latents and the UNet's: scaled = (latents - offset) * scale."""

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from bokehdiff.errors import InputError, MissingWeightsError, first_line
 from bokehdiff.models.tiny import MARKER_FILE, weights_origin
@@ -18,6 +18,32 @@ from bokehdiff.weights import find_weights, read_json_object, weight_files
 
 PredictionType = Literal["epsilon", "v_prediction"]
 PREDICTION_TYPES: tuple[PredictionType, ...] = ("epsilon", "v_prediction")
+# Stable Diffusion XL 1.0 and what is fine-tuned from it, RealVisXL among them.
+SDXL_UNET = {
+    "sample_size": 128,
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "block_out_channels": (320, 640, 1280),
+    "layers_per_block": 2,
+    "cross_attention_dim": 2048,
+    "attention_head_dim": (5, 10, 20),
+    "transformer_layers_per_block": (1, 2, 10),
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2816,
+}
+SDXL_VAE = {
+    "sample_size": 1024,
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "block_out_channels": (128, 256, 512, 512),
+    "layers_per_block": 2,
+    "latent_channels": 4,
+    "scaling_factor": 0.13025,
+    "force_upcast": True,
+}
+SDXL_SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 SCHEDULE_KEYS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas")
 
 
@@ -88,6 +114,33 @@ def load_sdxl(
         prediction_type=prediction_type,
         base=str(base),
         weights=weights_origin(folder).get("weights", "pretrained"),
+    )
+
+
+def sketch_sdxl(
+    base: str | Path | None = None, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "meta"
+) -> SdxlNetworks:
+    """Networks of a base's sizes that have learned nothing: for counting, and for measuring speed and memory.
+
+    Args:
+        base: Folder with the configs of UNet and autoencoder; None, or what is no folder here, for SDXL's own sizes.
+        dtype: Of the UNet's weights; the autoencoder is float32.
+        device: "meta" takes no memory; elsewhere weights are random.
+    """
+    folder = Path(base).expanduser() if base is not None else None
+    configs: list[dict[str, Any]] = [SDXL_UNET, SDXL_VAE]
+    if folder is not None and (folder / "unet" / "config.json").is_file():
+        parts = (folder / part / "config.json" for part in ("unet", "vae"))
+        configs = [read_json_object(part, instead="download it again") for part in parts]
+    with torch.device(device):
+        unet, vae = UNet2DConditionModel.from_config(configs[0]), AutoencoderKL.from_config(configs[1])
+    return SdxlNetworks(
+        unet=nn.Module.to(unet, dtype).requires_grad_(False),  # diffusers' own warns of layers that are not there
+        vae=vae.requires_grad_(False),
+        alphas_cumprod=DDPMScheduler(**SDXL_SCHEDULE).alphas_cumprod.float(),
+        prediction_type="epsilon",
+        base=str(base),
+        weights="random",
     )
 
 

@@ -2,6 +2,7 @@
 generator made of them, and the discriminator that it is trained against.
 """
 
+from bokehdiff.models.adapter_files import AdapterFiles, read_adapter
 from bokehdiff.models.adapters import (
     LORA_TARGETS,
     VAE_TRAINABLE,
@@ -14,9 +15,10 @@ from bokehdiff.models.adapters import (
     trainable_parts,
 )
 from bokehdiff.models.discriminator import BACKBONES, Backbone, VisionAidedDiscriminator
+from bokehdiff.models.exports import merge_adapter, write_diffusers, write_kohya, write_merged
 from bokehdiff.models.generator import OneStepGenerator, TimeIds
 from bokehdiff.models.prompt import PromptEmbedding, prompt_embedding
-from bokehdiff.models.sdxl import SdxlNetworks, load_sdxl
+from bokehdiff.models.sdxl import SdxlNetworks, load_sdxl, sketch_sdxl
 from bokehdiff.models.tiny import PROMPT, weights_origin, write_tiny_sdxl
 from bokehdiff.models.xformers import use_xformers
 
@@ -25,6 +27,7 @@ __all__ = [
     "LORA_TARGETS",
     "PROMPT",
     "VAE_TRAINABLE",
+    "AdapterFiles",
     "AdapterReport",
     "Backbone",
     "OneStepGenerator",
@@ -36,11 +39,17 @@ __all__ = [
     "add_lora",
     "load_adapter",
     "load_sdxl",
+    "merge_adapter",
     "prompt_embedding",
+    "read_adapter",
     "save_adapter",
+    "sketch_sdxl",
     "trainable_groups",
     "trainable_parts",
     "use_xformers",
     "weights_origin",
+    "write_diffusers",
+    "write_kohya",
+    "write_merged",
     "write_tiny_sdxl",
 ]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import platform
 import shlex
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -13,11 +15,11 @@ from typing import Any
 import torch
 import yaml
 from accelerate import Accelerator
+from accelerate.tracking import get_available_trackers
 from accelerate.utils import set_seed
-from diffusers.optimization import get_scheduler
 
 from bokehdiff.data import Composition, OnTheFlyDataset
-from bokehdiff.errors import InputError, at_fault
+from bokehdiff.errors import InputError, MissingDependencyError, at_fault
 from bokehdiff.images import make_folder, write_atomically
 from bokehdiff.losses import PerceptualLoss
 from bokehdiff.models import (
@@ -30,12 +32,25 @@ from bokehdiff.models import (
     trainable_groups,
     use_xformers,
 )
+from bokehdiff.training.averaging import Average
+from bokehdiff.training.checkpoint import list_checkpoints
 from bokehdiff.training.config import TrainConfig
-from bokehdiff.training.network import Bare, Network
+from bokehdiff.training.endings import StopRequest, refuse_full_disk
+from bokehdiff.training.held_out import HeldOut
+from bokehdiff.training.memory import MemoryEstimate, estimate_memory
+from bokehdiff.training.memory import Recipe as MemoryRecipe
+from bokehdiff.training.network import Bare, Network, trained_weights
+from bokehdiff.training.optimizers import adamw, learning_rate_course
+from bokehdiff.training.publish import Destination, check_login
 from bokehdiff.training.steps import Attention, Objective
+
+logger = logging.getLogger(__name__)
 
 HALF_PRECISION = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 VERSIONS_OF = ("torch", "diffusers", "transformers", "peft", "accelerate", "numpy", "opencv-python-headless")
+WITHOUT_TRACKER = {"", "none"}
+BYTES_PER_TRAINED_WEIGHT = 20  # float32: itself, in the adapter too, its mean, and two moments
+NOT_FOR_STRANGERS = ("data_dir", "output_dir", "_weights")  # places on this machine
 
 
 @dataclass(frozen=True)
@@ -49,7 +64,6 @@ class Length:
         n_workers: Processes that compose samples.
         checkpointing_steps: A checkpoint every so many steps.
         checkpoints_kept: How many stay; None for all.
-        preview_steps: A preview every so many steps; 0 for none.
         resume_from: "latest", a folder, or None.
     """
 
@@ -59,7 +73,6 @@ class Length:
     n_workers: int
     checkpointing_steps: int
     checkpoints_kept: int | None
-    preview_steps: int
     resume_from: str | None
 
 
@@ -73,11 +86,15 @@ class Run:
         discriminator: The discriminator with its own; None without a GAN.
         prompt: The one prompt's embedding.
         dataset: Training samples by number.
+        held_out: Pairs that training never sees.
         objective: What the generator is asked for.
         attention: How PISA is run.
         length: How long, how often.
         folder: The run's folder.
+        destination: Where the adapter is published; None if nowhere.
         description: What is written beside the weights: base, recipe, versions.
+        config: The configuration as nested mappings, stored with each checkpoint.
+        stop: Whether somebody asked the run to stop.
     """
 
     accelerator: Accelerator
@@ -85,11 +102,21 @@ class Run:
     discriminator: Network[VisionAidedDiscriminator] | None
     prompt: PromptEmbedding
     dataset: OnTheFlyDataset
+    held_out: HeldOut
     objective: Objective
     attention: Attention
     length: Length
     folder: Path
+    destination: Destination | None
     description: dict[str, str]
+    config: dict[str, Any]
+    stop: StopRequest
+
+    @property
+    def networks(self) -> dict[str, Network[Any]]:
+        """What trains, by its name in a checkpoint."""
+        both: dict[str, Network[Any] | None] = {"generator": self.generator, "discriminator": self.discriminator}
+        return {name: network for name, network in both.items() if network is not None}
 
 
 def build(config: TrainConfig) -> Run:
@@ -98,22 +125,17 @@ def build(config: TrainConfig) -> Run:
     Args:
         config: Checked configuration.
     """
-    dataset = _build_dataset(config)
+    dataset = _build_dataset(config, config.data.train_data_dir, flag="--train-data-dir")
+    held_out = _build_held_out(config, dataset)
     with at_fault("--output-dir"):
         folder = make_folder(config.run.output_dir)
-    accelerator = Accelerator(
-        mixed_precision=config.run.mixed_precision,
-        gradient_accumulation_steps=config.run.gradient_accumulation_steps,
-        log_with=config.run.report_to,
-        project_dir=folder,
-    )
-    torch.backends.cuda.matmul.allow_tf32 = config.run.allow_tf32
+    accelerator = _build_accelerator(config, folder)
+    destination = _build_destination(config)
     set_seed(config.run.seed)
     objective = _build_objective(config, accelerator.device)
     discriminator = _build_discriminator(config, accelerator)
     generator, prompt = _build_generator(config, accelerator)
-    if config.run.report_to:
-        accelerator.init_trackers("bokehdiff")
+    _refuse_full_disk(config, folder, [network.bare for network in (generator, discriminator) if network])
     if accelerator.is_main_process:
         _write_description(folder, config)
     return Run(
@@ -122,33 +144,106 @@ def build(config: TrainConfig) -> Run:
         discriminator=discriminator,
         prompt=prompt,
         dataset=dataset,
+        held_out=held_out,
         objective=objective,
         attention=Attention(config.model.visibility, config.model.attention_dropout, config.run.seed),
         length=_length(config, accelerator.num_processes),
         folder=folder,
+        destination=destination,
         description=_describe(config),
+        config=asdict(config),
+        stop=StopRequest(),
     )
 
 
-def _build_dataset(config: TrainConfig) -> OnTheFlyDataset:
+def estimate(config: TrainConfig) -> MemoryEstimate:
+    """How much GPU memory a run of this configuration takes, without weights and without a GPU.
+
+    Args:
+        config: Checked configuration.
+    """
+    return estimate_memory(
+        MemoryRecipe(
+            base=config.model.pretrained_model_name_or_path,
+            dtype=HALF_PRECISION[config.run.mixed_precision],
+            rank=config.model.lora_rank,
+            train_vae=config.model.opt_vae,
+            checkpointing=config.model.gradient_checkpointing,
+            resolution_px=config.data.resolution,
+            batch_size=config.run.train_batch_size,
+            objective=_weights_of_losses(config),
+            lpips=config.loss.lpips,
+            cv_type=config.loss.cv_type if config.loss.lambda_gan else None,
+            averaged=config.optimizer.ema_decay > 0,
+            in_8_bits=config.optimizer.use_8bit_adam,
+        )
+    )
+
+
+def _build_dataset(config: TrainConfig, root: str, *, flag: str) -> OnTheFlyDataset:
     composition = Composition(
         resolution_px=config.data.resolution,
         strength_range_px=(config.data.strength_min_px, config.data.strength_max_px),
     )
-    with at_fault("--train-data-dir"):
-        return OnTheFlyDataset(Path(config.data.train_data_dir), seed=config.run.seed, composition=composition)
+    with at_fault(flag):
+        return OnTheFlyDataset(Path(root), seed=config.run.seed, composition=composition)
+
+
+def _build_held_out(config: TrainConfig, dataset: OnTheFlyDataset) -> HeldOut:
+    """A folder of its own, or the very last of the training folder's samples, which no run reaches."""
+    validation = config.validation
+    if validation.validation_data_dir is None:
+        last = len(dataset) - 1
+        source, numbers = dataset, tuple(last - index for index in range(validation.validation_samples))
+    else:
+        source = _build_dataset(config, validation.validation_data_dir, flag="--validation-data-dir")
+        numbers = tuple(range(min(validation.validation_samples, len(source))))
+    return HeldOut(source, numbers, validation.validation_steps, config.run.preview_steps)
+
+
+def _build_accelerator(config: TrainConfig, folder: Path) -> Accelerator:
+    tracker = None if config.run.report_to in WITHOUT_TRACKER else config.run.report_to
+    there = sorted(str(name) for name in get_available_trackers())
+    if tracker is not None and tracker not in there:
+        raise MissingDependencyError(
+            f"no tracker called {tracker!r} is installed; there are {', '.join(there)}, and none", flag="--report-to"
+        )
+    accelerator = Accelerator(
+        cpu=not torch.accelerator.is_available(),  # else several processes without a GPU would not find each other
+        mixed_precision=config.run.mixed_precision,
+        gradient_accumulation_steps=config.run.gradient_accumulation_steps,
+        log_with=tracker,
+        project_dir=folder,
+    )
+    if config.run.mixed_precision == "fp16" and accelerator.device.type == "cpu":
+        raise InputError("fp16 needs a GPU: on a CPU train with bf16 or no", flag="--mixed-precision")
+    torch.backends.cuda.matmul.allow_tf32 = config.run.allow_tf32
+    torch.backends.cudnn.allow_tf32 = config.run.allow_tf32
+    return accelerator
+
+
+def _build_destination(config: TrainConfig) -> Destination | None:
+    if not config.run.push_to_hub:
+        return None
+    with at_fault("--push-to-hub"):
+        check_login()
+    return Destination(config.run.hub_model_id or "", private=config.run.hub_private)
 
 
 def _build_objective(config: TrainConfig, device: torch.device) -> Objective:
-    perceptual = None
-    if config.loss.lpips:
-        with at_fault("--lpips"):
-            perceptual = PerceptualLoss(weights=config.loss.lpips_weights).to(device)
+    if not config.loss.lpips:
+        return _weights_of_losses(config)
+    with at_fault("--lpips"):
+        perceptual = PerceptualLoss(weights=config.loss.lpips_weights).to(device)
+    return replace(_weights_of_losses(config), perceptual=perceptual)
+
+
+def _weights_of_losses(config: TrainConfig) -> Objective:
     return Objective(
         lambda_mse=config.loss.lambda_mse,
         lambda_edge=config.loss.lambda_edge if config.loss.edge else 0.0,
         lambda_lpips=config.loss.lambda_lpips,
-        perceptual=perceptual,
+        perceptual=None,
         lambda_gan=config.loss.lambda_gan,
         gan_step=config.loss.gan_step,
         gan_kind=config.loss.gan_loss_type,
@@ -159,10 +254,14 @@ def _build_discriminator(config: TrainConfig, accelerator: Accelerator) -> Netwo
     if not config.loss.lambda_gan:
         return None
     with at_fault("--cv-type"):
-        module = VisionAidedDiscriminator(config.loss.cv_type, weights=config.loss.cv_weights)
+        module = VisionAidedDiscriminator(
+            config.loss.cv_type,
+            weights=config.loss.cv_weights,
+            backbone_dtype=HALF_PRECISION[config.run.mixed_precision],
+        )
     groups = [
         {
-            "params": [p for p in module.parameters() if p.requires_grad],
+            "params": list(trained_weights(module).values()),
             "lr": config.optimizer.discriminator_learning_rate,
         }
     ]
@@ -190,6 +289,8 @@ def _build_generator(
         module = OneStepGenerator(networks, timestep=model.train_T, pisa_layers=model.pisa_layers)
     if model.gradient_checkpointing:
         module.enable_gradient_checkpointing()
+    if model.torch_compile:
+        module.compile()
     if config.data.resolution % module.size_multiple:
         raise InputError(
             f"must be a multiple of {module.size_multiple} for this backbone; got {config.data.resolution}",
@@ -200,29 +301,45 @@ def _build_generator(
     groups = [{"params": lora, "lr": rate}]
     if vae:
         groups.append({"params": vae, "lr": rate * config.optimizer.vae_learning_rate_scale})
-    return _with_optimizer(config, accelerator, module, groups), prompt
+    decay = config.optimizer.ema_decay
+    return _with_optimizer(config, accelerator, module.train(), groups, average_decay=decay), prompt
 
 
 def _with_optimizer(
-    config: TrainConfig, accelerator: Accelerator, module: Bare, groups: list[dict[str, Any]]
+    config: TrainConfig,
+    accelerator: Accelerator,
+    module: Bare,
+    groups: list[dict[str, Any]],
+    *,
+    average_decay: float = 0.0,
 ) -> Network[Bare]:
-    """AdamW and its schedule, counted in optimiser steps whatever the number of processes."""
+    """A network as accelerate wraps it, with AdamW, its course, and the running mean where one is kept."""
     settings = config.optimizer
-    optimizer = torch.optim.AdamW(
+    optimizer = adamw(
         groups,
         betas=(settings.adam_beta1, settings.adam_beta2),
         weight_decay=settings.adam_weight_decay,
-        eps=settings.adam_epsilon,
+        epsilon=settings.adam_epsilon,
+        in_8_bits=settings.use_8bit_adam,
     )
-    schedule = get_scheduler(
-        settings.lr_scheduler,
+    schedule = learning_rate_course(
         optimizer,
-        num_warmup_steps=settings.lr_warmup_steps,
-        num_training_steps=config.run.max_train_steps,
-        num_cycles=settings.lr_num_cycles,
+        kind=settings.lr_scheduler,
+        n_warmup_steps=settings.lr_warmup_steps,
+        n_steps=config.run.max_train_steps,
+        n_cycles=settings.lr_num_cycles,
     )
     wrapped, prepared = accelerator.prepare(module, optimizer)
-    return Network(wrapped, module, prepared, schedule, settings.max_grad_norm)
+    average = Average(trained_weights(module), average_decay) if average_decay else None
+    return Network(wrapped, module, prepared, schedule, settings.max_grad_norm, average)
+
+
+def _refuse_full_disk(config: TrainConfig, folder: Path, networks: list[torch.nn.Module]) -> None:
+    """Room for the checkpoints that are kept, and the one that is written before the oldest goes."""
+    n_weights = sum(weight.numel() for network in networks for weight in trained_weights(network).values())
+    kept = config.run.checkpoints_total_limit or -(-config.run.max_train_steps // config.run.checkpointing_steps)
+    to_come = max(kept + 1 - len(list_checkpoints(folder)), 1)
+    refuse_full_disk(folder, to_come * n_weights * BYTES_PER_TRAINED_WEIGHT)
 
 
 def _describe(config: TrainConfig) -> dict[str, str]:
@@ -233,8 +350,20 @@ def _describe(config: TrainConfig) -> dict[str, str]:
         "visibility": config.model.visibility,
         "train_T": str(config.model.train_T),
         "pisa_layers": config.model.pisa_layers,
+        "lora_rank": str(config.model.lora_rank),
+        "lora_alpha": f"{config.model.lora_alpha:g}",
         "seed": str(config.run.seed),
+        "config": json.dumps(_for_strangers(asdict(config))),
         "versions": " ".join(f"{name}={version}" for name, version in versions.items()),
+    }
+
+
+def _for_strangers(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration without the places of files on this machine."""
+    return {
+        name: _for_strangers(value) if isinstance(value, dict) else value
+        for name, value in config.items()
+        if not name.endswith(NOT_FOR_STRANGERS)
     }
 
 
@@ -247,7 +376,6 @@ def _length(config: TrainConfig, n_processes: int) -> Length:
         n_workers=config.data.dataloader_num_workers,
         checkpointing_steps=run.checkpointing_steps,
         checkpoints_kept=run.checkpoints_total_limit,
-        preview_steps=run.preview_steps,
         resume_from=run.resume_from_checkpoint,
     )
 

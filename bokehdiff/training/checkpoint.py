@@ -1,8 +1,8 @@
 """Checkpoints: written whole or not at all, verified when read, so that N + N steps equal 2N.
 
 A checkpoint is a folder `checkpoint-00001000` with the adapter in the diffusers format, every optimiser's tensors as
-safetensors, and `state.json`: counters, scalars, and the SHA-256 of every file. Nothing random is stored, because every
-sample, crop and dropout mask is a function of (seed, n).
+safetensors, and `state.json`: counters, scalars, the run's configuration, and the SHA-256 of every file. Nothing random
+is stored, because every sample, crop and dropout mask is a function of (seed, n).
 """
 
 from __future__ import annotations
@@ -12,15 +12,18 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from bokehdiff.errors import InputError
+from bokehdiff.training.endings import disk_error
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +44,31 @@ class Progress:
     n_steps: int = 0
     n_samples_seen: int = 0
 
+    def after_step(self, n_samples: int) -> Progress:
+        """One optimiser step further.
+
+        Args:
+            n_samples: Samples of the step, over all processes.
+        """
+        return Progress(self.n_steps + 1, self.n_samples_seen + n_samples)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint folder holds.
+
+    Args:
+        folder: Where it is.
+        progress: How far the run had come.
+        states: State dicts by name.
+        config: The run's configuration as nested mappings.
+    """
+
+    folder: Path
+    progress: Progress
+    states: dict[str, Any]
+    config: dict[str, Any]
+
 
 def split_state(state: Any, path: str = "") -> tuple[dict[str, Tensor], Any]:
     """Take the tensors out of a state dict: a flat mapping of them, and the rest as plain JSON values.
@@ -50,7 +78,8 @@ def split_state(state: Any, path: str = "") -> tuple[dict[str, Tensor], Any]:
         path: Name of the place, the prefix of its tensors' names.
     """
     if isinstance(state, Tensor):
-        return {path: state.detach().cpu().contiguous()}, {"tensor": path}
+        # A copy: some optimisers share one tensor between weights, which safetensors refuses to write.
+        return {path: state.detach().to("cpu", copy=True).contiguous()}, {"tensor": path}
     if isinstance(state, Mapping):
         tensors: dict[str, Tensor] = {}
         pairs = []
@@ -84,40 +113,69 @@ def join_state(rest: Any, tensors: Mapping[str, Tensor]) -> Any:
 
 
 def save_checkpoint(
-    run_dir: Path, progress: Progress, *, states: Mapping[str, Any], write_adapter: Any, keep: int | None
+    run_dir: Path,
+    progress: Progress,
+    *,
+    states: Mapping[str, Any],
+    config: Mapping[str, Any],
+    write_adapter: Callable[[Path], object],
+    keep: int | None,
 ) -> Path:
-    """Write one checkpoint into a hidden folder, verify nothing is missing, then rename it into place.
+    """Write one checkpoint into a hidden folder, have it all on the disk, then rename it into place.
 
     Args:
         run_dir: The run's folder.
         progress: Counters, stored and part of the name.
         states: State dicts by name: optimisers, schedules, the discriminator.
+        config: The run's configuration as nested mappings.
         write_adapter: Called with the folder, writes the adapter's files there.
         keep: How many checkpoints stay; None for all.
+
+    Raises:
+        InputError: If the disk does not take it; older checkpoints stay, nothing half-written does.
     """
     folder = run_dir / f"{PREFIX}{progress.n_steps:08d}"
-    partial = run_dir / f".{folder.name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    write_adapter(partial)
-    tensors, rest = split_state(dict(states))
-    save_file(tensors, partial / TENSORS_FILE)
-    digests = {file.name: _digest(file) for file in sorted(partial.iterdir())}
-    state = {"progress": asdict(progress), "states": rest, "sha256": digests}
-    (partial / STATE_FILE).write_text(json.dumps(state), encoding="utf-8")
-    for file in partial.iterdir():
-        _flush(file)
-    if folder.exists():
-        shutil.rmtree(folder)
-    partial.rename(folder)
-    _flush(run_dir)
+    with whole_or_not_at_all(folder) as partial:
+        write_adapter(partial)
+        tensors, rest = split_state(dict(states))
+        save_file(tensors, partial / TENSORS_FILE)
+        digests = {file.name: _digest(file) for file in sorted(partial.iterdir())}
+        state = {"progress": asdict(progress), "states": rest, "config": dict(config), "sha256": digests}
+        (partial / STATE_FILE).write_text(json.dumps(state), encoding="utf-8")
     if keep is not None:
         for old in list_checkpoints(run_dir)[:-keep]:
             shutil.rmtree(old)
     return folder
 
 
-def load_checkpoint(folder: Path) -> tuple[Progress, dict[str, Any]]:
+@contextmanager
+def whole_or_not_at_all(folder: Path) -> Iterator[Path]:
+    """Yield a hidden folder beside `folder` to write files into; after the block it takes its place by a rename.
+
+    Args:
+        folder: A folder that appears complete or not at all; an older one of the name is replaced.
+
+    Raises:
+        InputError: If the disk does not take it.
+    """
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        for file in partial.iterdir():
+            _flush(file)
+        if folder.exists():
+            shutil.rmtree(folder)
+        partial.rename(folder)
+        _flush(folder.parent)
+    except (OSError, SafetensorError) as error:
+        raise disk_error(folder.parent, error) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def load_checkpoint(folder: Path) -> Checkpoint:
     """Read a checkpoint after verifying every byte of it.
 
     Args:
@@ -128,7 +186,8 @@ def load_checkpoint(folder: Path) -> tuple[Progress, dict[str, Any]]:
     """
     try:
         state = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
-        digests = state["sha256"]
+        digests, progress = state["sha256"], Progress(**state["progress"])
+        rest, config = state["states"], state["config"]
     except FileNotFoundError:
         raise InputError(f"{folder} is not a whole checkpoint: {STATE_FILE} is missing") from None
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError):
@@ -137,7 +196,7 @@ def load_checkpoint(folder: Path) -> tuple[Progress, dict[str, Any]]:
         file = folder / name
         if not file.is_file() or _digest(file) != digest:
             raise InputError(f"{file} is damaged or missing: remove {folder.name} to use the one before it")
-    return Progress(**state["progress"]), join_state(state["states"], load_file(folder / TENSORS_FILE))
+    return Checkpoint(folder, progress, join_state(rest, load_file(folder / TENSORS_FILE)), config)
 
 
 def list_checkpoints(run_dir: Path) -> list[Path]:
@@ -149,7 +208,7 @@ def list_checkpoints(run_dir: Path) -> list[Path]:
     return sorted(path for path in run_dir.glob(f"{PREFIX}*") if path.name.removeprefix(PREFIX).isdigit())
 
 
-def find_checkpoint(run_dir: Path, wanted: str | None) -> Path | None:
+def find_checkpoint(run_dir: Path, wanted: str | None) -> Checkpoint | None:
     """The checkpoint to go on from; None to start anew.
 
     Args:
@@ -162,15 +221,12 @@ def find_checkpoint(run_dir: Path, wanted: str | None) -> Path | None:
     if wanted is None:
         return None
     if wanted != "latest":
-        load_checkpoint(Path(wanted))
-        return Path(wanted)
+        return load_checkpoint(Path(wanted))
     for folder in reversed(list_checkpoints(run_dir)):
         try:
-            load_checkpoint(folder)
+            return load_checkpoint(folder)
         except InputError as error:
             logger.warning("Not resuming from %s: %s", folder.name, error)
-        else:
-            return folder
     return None
 
 

@@ -30,6 +30,7 @@ class ModelConfig:
         train_T: The one timestep, 0-based [steps of 1000].
         attention_dropout: Share of attention weights dropped in PISA layers while training, in [0, 1).
         gradient_checkpointing: Trade time for memory; does not change the result.
+        torch_compile: Compile UNet and VAE when they first run: minutes of waiting, then faster steps.
         enable_xformers_memory_efficient_attention: Use xFormers outside PISA layers if it works here; else say so once.
     """
 
@@ -44,6 +45,7 @@ class ModelConfig:
     train_T: int = 499  # noqa: N815  the seed's spelling
     attention_dropout: float = 0.0
     gradient_checkpointing: bool = False
+    torch_compile: bool = False
     enable_xformers_memory_efficient_attention: bool = False
 
 
@@ -113,6 +115,9 @@ class OptimizerConfig:
         lr_scheduler: Course of the learning rate after the warm-up.
         lr_warmup_steps: Steps over which the learning rate rises to its value [steps].
         lr_num_cycles: Restarts of a cosine with restarts [1].
+        use_8bit_adam: Keep the optimiser's moments in 8 bits (extra train8bit).
+        ema_decay: Show, measure and save a running mean of the trained weights, of which this share stays at each step,
+            such as 0.999, in [0, 1) [1]; 0 takes the weights as they are.
     """
 
     learning_rate: float = 5e-5
@@ -126,6 +131,25 @@ class OptimizerConfig:
     lr_scheduler: Literal["constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts"] = "cosine"
     lr_warmup_steps: int = 20
     lr_num_cycles: int = 1
+    use_8bit_adam: bool = False
+    ema_decay: float = 0.0
+
+
+@dataclass(frozen=True)
+class ValidationConfig:
+    """What is held out, and how often it is looked at.
+
+    Args:
+        validation_data_dir: Held-out pairs: a folder with *fg/ and bg/, or one with pairs of photographs; none composes
+            pairs that training never sees from the training folder's own files.
+        validation_steps: Measure PSNR, SSIM and, with --lpips, LPIPS every so many steps [steps]; 0 for never. The best
+            adapter by PSNR is kept in best-NNNNNNNN/.
+        validation_samples: Pairs that are measured [1]; fewer if there are fewer.
+    """
+
+    validation_data_dir: str | None = None
+    validation_steps: int = 1_000
+    validation_samples: int = 16
 
 
 @dataclass(frozen=True)
@@ -144,8 +168,11 @@ class RunConfig:
         checkpoints_total_limit: Older checkpoints are removed beyond this number; none keeps all.
         resume_from_checkpoint: latest, a checkpoint folder, or none to start anew.
         preview_steps: A preview picture every so many steps [steps]; 0 for none.
-        report_to: Tracker of accelerate, such as tensorboard; none writes log.jsonl and pictures only.
-        dry_run: Print the resolved configuration and stop.
+        report_to: Tracker of accelerate, such as tensorboard or wandb; none for log.jsonl and pictures only.
+        push_to_hub: Upload the finished adapter with its card to --hub-model-id; needs a login (hf auth login).
+        hub_model_id: Repository on the hub, "owner/name".
+        hub_private: Make that repository private, if it is made.
+        dry_run: Print the resolved configuration and an estimate of GPU memory, and stop.
     """
 
     output_dir: str = "logs_bokehdiff"
@@ -159,7 +186,10 @@ class RunConfig:
     checkpoints_total_limit: int | None = None
     resume_from_checkpoint: str | None = "latest"
     preview_steps: int = 1_000
-    report_to: str | None = None
+    report_to: str = "tensorboard"
+    push_to_hub: bool = False
+    hub_model_id: str | None = None
+    hub_private: bool = False
     dry_run: bool = False
 
 
@@ -172,6 +202,7 @@ class TrainConfig:
         data: Where samples come from.
         loss: What the generator is asked for.
         optimizer: How weights follow gradients.
+        validation: What is held out, and how often it is looked at.
         run: How long, where to, how often.
     """
 
@@ -179,6 +210,7 @@ class TrainConfig:
     data: DataConfig = field(default_factory=DataConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
     run: RunConfig = field(default_factory=RunConfig)
 
 
@@ -203,6 +235,7 @@ def check_config(config: TrainConfig) -> None:
         "--gradient-accumulation-steps": config.run.gradient_accumulation_steps,
         "--checkpointing-steps": config.run.checkpointing_steps,
         "--lr-num-cycles": config.optimizer.lr_num_cycles,
+        "--validation-samples": config.validation.validation_samples,
     }
     not_below_zero = {
         "--dataloader-num-workers": config.data.dataloader_num_workers,
@@ -212,6 +245,7 @@ def check_config(config: TrainConfig) -> None:
         "--lambda-gan": config.loss.lambda_gan,
         "--gan-step": config.loss.gan_step,
         "--lr-warmup-steps": config.optimizer.lr_warmup_steps,
+        "--validation-steps": config.validation.validation_steps,
         "--preview-steps": config.run.preview_steps,
     }
     problems = [f"{flag} must be above 0; got {value:g}" for flag, value in above_zero.items() if not value > 0]
@@ -229,6 +263,10 @@ def check_config(config: TrainConfig) -> None:
         problems.append(f"--train-T must be in 0 ... 999; got {config.model.train_T}")
     if not 0 <= config.model.attention_dropout < 1:
         problems.append(f"--attention-dropout must be in [0, 1); got {config.model.attention_dropout:g}")
+    if not 0 <= config.optimizer.ema_decay < 1:
+        problems.append(f"--ema-decay must be in [0, 1); got {config.optimizer.ema_decay:g}")
+    if config.run.push_to_hub and "/" not in (config.run.hub_model_id or ""):
+        problems.append(f"--push-to-hub needs --hub-model-id owner/name; got {config.run.hub_model_id}")
     limit = config.run.checkpoints_total_limit
     if limit is not None and limit < 1:
         problems.append(f"--checkpoints-total-limit must be at least 1; got {limit}")

@@ -1,34 +1,45 @@
-"""The story of a training run, top to bottom: build, resume, for each batch step, log, preview, save."""
+"""The story of a training run, top to bottom: build, resume, for each batch step, log, measure, draw, save."""
 
 from __future__ import annotations
 
+import json
 import logging
-import math
-from collections.abc import Iterator
-from dataclasses import replace
+import shutil
+import signal
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from bokehdiff.attention import INFERENCE_HARDNESS, training_hardness
-from bokehdiff.data import TrainBatch, collate, training_loader
-from bokehdiff.errors import BokehDiffError, at_fault
-from bokehdiff.images import save_image
+from bokehdiff.attention import training_hardness
+from bokehdiff.data import TrainBatch, training_loader
+from bokehdiff.errors import at_fault
+from bokehdiff.images import make_folder, save_image
 from bokehdiff.models import save_adapter
-from bokehdiff.pictures import colour_coc, contact_sheet
-from bokehdiff.training.build import Network, Run, build
-from bokehdiff.training.checkpoint import Progress, find_checkpoint, load_checkpoint, save_checkpoint
+from bokehdiff.training.build import Run, build
+from bokehdiff.training.checkpoint import Progress, find_checkpoint, save_checkpoint, whole_or_not_at_all
 from bokehdiff.training.config import TrainConfig, check_config
-from bokehdiff.training.records import append_record, draw_loss_curve, truncate_records
-from bokehdiff.training.steps import GeneratorLosses, discriminator_step, generator_step, pisa_inputs
+from bokehdiff.training.endings import Stopped, memory_errors_told, signal_name
+from bokehdiff.training.held_out import BEST_PREFIX, SCORES_FILE, best_so_far, measure, picture
+from bokehdiff.training.policy import compare_configs, flat_fields
+from bokehdiff.training.publish import model_card, push, write_card
+from bokehdiff.training.records import (
+    VALIDATION_FILE,
+    Tally,
+    append_record,
+    draw_loss_curve,
+    last_scores,
+    truncate_records,
+)
+from bokehdiff.training.steps import discriminator_step, generator_step, pisa_inputs
+from bokehdiff.training.watch import refuse_disagreement, refuse_divergence
 
 logger = logging.getLogger(__name__)
 
 ADAPTER_FOLDER = "adapter"
-N_PREVIEWS = 3  # pictures of the very last samples, which no training run reaches
+TRACKED_RUN = "logs"
 
 
 def train(config: TrainConfig) -> Path:
@@ -39,27 +50,44 @@ def train(config: TrainConfig) -> Path:
 
     Returns:
         The run's folder: `adapter/`, `log.jsonl`, `loss.png`, previews, checkpoints, `config.yaml`, `command.txt`.
+
+    Raises:
+        Stopped: If SIGTERM or Ctrl-C asked for it; a checkpoint was saved first.
     """
     check_config(config)
-    run = build(config)
+    with memory_errors_told():
+        run = build(config)
+        with run.stop.listening():
+            return train_run(run)
+
+
+def train_run(run: Run) -> Path:
+    """Train what was built, from where it stands to its last step.
+
+    Args:
+        run: From `build`.
+    """
     progress = resume(run)
-    bar = tqdm(
-        total=run.length.n_steps,
-        initial=progress.n_steps,
-        desc="training",
-        unit="step",
-        disable=not run.accelerator.is_main_process,
-    )
-    for batch in batches(run, progress):
-        losses = optimise(run, batch, progress)
+    start_tracker(run, progress)
+    bar = progress_bar(run, progress)
+    tally = Tally()
+    for batch in tally.waiting_for(batches(run, progress)):
+        optimise(run, batch, progress, tally)
         if not run.accelerator.sync_gradients:
             continue
-        progress = Progress(progress.n_steps + 1, progress.n_samples_seen + run.length.n_samples_per_step)
-        log(run, progress, losses, bar)
-        if is_due(progress, run.length.preview_steps):
+        numbers, stop = tally.close(run.accelerator, run.length.n_samples_per_step, stop=run.stop.is_asked)
+        refuse_divergence(run, progress, numbers, tally)
+        tally.clear()
+        progress = progress.after_step(run.length.n_samples_per_step)
+        log(run, progress, numbers, bar)
+        if is_due(progress, run.held_out.measured_every):
+            validate(run, progress)
+        if is_due(progress, run.held_out.pictured_every):
             preview(run, progress)
-        if is_due(progress, run.length.checkpointing_steps) and progress.n_steps < run.length.n_steps:
+        if stop or (is_due(progress, run.length.checkpointing_steps) and progress.n_steps < run.length.n_steps):
             save(run, progress)
+        if stop:
+            end_early(run, progress)
     bar.close()
     return finish(run, progress)
 
@@ -67,16 +95,42 @@ def train(config: TrainConfig) -> Path:
 def resume(run: Run) -> Progress:
     """Go on where the newest whole checkpoint stands; from nothing if there is none."""
     with at_fault("--resume-from-checkpoint"):
-        folder = find_checkpoint(run.folder, run.length.resume_from)
-    if folder is None:
-        return Progress()
-    progress, states = load_checkpoint(folder)
-    for name, part in _parts(run).items():
-        part.load_state(states[name])
+        checkpoint = find_checkpoint(run.folder, run.length.resume_from)
+        if checkpoint is None:
+            return Progress()
+        compare_configs(checkpoint.config, run.config)
+    for name, part in run.networks.items():
+        if name in checkpoint.states:
+            part.load_state(checkpoint.states[name])
+        else:
+            logger.warning("%s holds no %s: it starts anew", checkpoint.folder.name, name)
+    if run.accelerator.scaler is not None and "scaler" in checkpoint.states:
+        run.accelerator.scaler.load_state_dict(checkpoint.states["scaler"])
     if run.accelerator.is_main_process:
-        truncate_records(run.folder, progress.n_steps)
-        logger.info("Resuming from %s: %d samples seen", folder, progress.n_samples_seen)
-    return progress
+        truncate_records(run.folder, checkpoint.progress.n_steps)
+        logger.info("Resuming from %s: %d samples seen", checkpoint.folder, checkpoint.progress.n_samples_seen)
+    return checkpoint.progress
+
+
+def start_tracker(run: Run, progress: Progress) -> None:
+    """Tell the tracker what is trained; what TensorBoard was told after the checkpoint is done again and replaced."""
+    plain = {
+        name: value if isinstance(value, int | float | str) else str(value) for name, value in flat_fields(run.config)
+    }
+    tensorboard = {"tensorboard": {"purge_step": progress.n_samples_seen + 1}} if progress.n_steps else {}
+    run.accelerator.init_trackers(TRACKED_RUN, config=plain, init_kwargs=tensorboard)
+
+
+def progress_bar(run: Run, progress: Progress) -> tqdm:
+    """A bar of steps, on the main process only."""
+    shown = run.accelerator.is_main_process
+    return tqdm(
+        total=run.length.n_steps,
+        initial=progress.n_steps,
+        desc="training",
+        unit="step",
+        disable=None if shown else True,
+    )
 
 
 def batches(run: Run, progress: Progress) -> Iterator[TrainBatch]:
@@ -97,43 +151,42 @@ def batches(run: Run, progress: Progress) -> Iterator[TrainBatch]:
         yield batch.to(run.accelerator.device)
 
 
-def optimise(run: Run, batch: TrainBatch, progress: Progress) -> GeneratorLosses:
+def optimise(run: Run, batch: TrainBatch, progress: Progress, tally: Tally) -> None:
     """One batch through both networks: the generator first, then the discriminator on what it made."""
     accelerator = run.accelerator
     trained = [network.module for network in (run.generator, run.discriminator) if network]
     with accelerator.accumulate(*trained):
-        pisa = pisa_inputs(
-            batch, run.generator.bare, run.attention, hardness=training_hardness(progress.n_samples_seen)
-        )
+        hardness = training_hardness(progress.n_samples_seen)
+        pisa = pisa_inputs(batch, run.generator.bare, run.attention, hardness=hardness)
         feels_gan = progress.n_steps >= run.objective.gan_step
-        prediction_srgb, losses = generator_step(
+        prediction_srgb, losses, norm = generator_step(
             run.generator, batch, run.objective, accelerator, pisa=pisa, prompt=run.prompt,
             discriminator=run.discriminator if feels_gan else None,
         )  # fmt: skip
-        if run.discriminator:
-            loss = discriminator_step(
-                run.discriminator, prediction_srgb.detach(), batch, accelerator, kind=run.objective.gan_kind
-            )
-            losses = replace(losses, discriminator=loss)
-    total = float(losses.total.detach())
-    if not math.isfinite(total):
-        raise BokehDiffError(
-            f"the loss is {total} at step {progress.n_steps}, samples {list(batch.n)}: training stopped, "
-            f"the newest checkpoint in {run.folder} is kept. Try a smaller --learning-rate or --mixed-precision no"
+        if run.discriminator is None:
+            tally.add(batch, losses.parts(), generator=norm)
+            return
+        critics_loss, critics_norm = discriminator_step(
+            run.discriminator, prediction_srgb, batch, accelerator, kind=run.objective.gan_kind
         )
-    return losses
+        tally.add(
+            batch, losses.parts() | {"discriminator": critics_loss}, generator=norm, discriminator=critics_norm
+        )  # fmt: skip
 
 
-def log(run: Run, progress: Progress, losses: GeneratorLosses, bar: tqdm) -> None:
-    """Tell the terminal, the log file and the trackers."""
-    numbers = losses.as_numbers()
-    bar.set_postfix({name: f"{value:.4f}" for name, value in numbers.items()}, refresh=False)
+def log(run: Run, progress: Progress, numbers: Mapping[str, float], bar: tqdm) -> None:
+    """Tell the terminal, the log file and the tracker."""
+    rates = {"learning_rate": run.generator.schedule.get_last_lr()[0]}
+    waited = numbers["data_wait_s"] * numbers["samples_per_s"] / run.length.n_samples_per_step
+    bar.set_postfix_str(
+        f"loss {numbers['loss']:.4f}, PSNR {numbers['psnr']:.2f} dB, {numbers['samples_per_s']:.2f} samples/s, "
+        f"{waited:.0%} waiting for data",
+        refresh=False,
+    )
     bar.update()
     if run.accelerator.is_main_process:
-        counters = {"n_steps": progress.n_steps, "n_samples_seen": progress.n_samples_seen}
-        rates = {"learning_rate": run.generator.schedule.get_last_lr()[0]}
-        append_record(run.folder, counters | numbers | rates)
-    run.accelerator.log(numbers, step=progress.n_samples_seen)
+        append_record(run.folder, asdict(progress) | dict(numbers) | rates)
+    run.accelerator.log(dict(numbers) | rates, step=progress.n_samples_seen)
 
 
 def is_due(progress: Progress, every_steps: int) -> bool:
@@ -141,55 +194,83 @@ def is_due(progress: Progress, every_steps: int) -> bool:
     return every_steps > 0 and progress.n_steps % every_steps == 0
 
 
-@torch.no_grad()
+def validate(run: Run, progress: Progress) -> None:
+    """Measure held-out pairs; keep the adapter if it is the best so far."""
+    scores = measure(
+        run.held_out, run.generator, run.accelerator,
+        attention=run.attention, prompt=run.prompt, perceptual=run.objective.perceptual,
+    )  # fmt: skip
+    run.accelerator.log(scores, step=progress.n_samples_seen)
+    if not run.accelerator.is_main_process:
+        return
+    told = ", ".join(f"{name.removeprefix('validation_').upper()} {value:.4f}" for name, value in scores.items())
+    logger.info("Held-out pairs after %d steps: %s", progress.n_steps, told)
+    append_record(run.folder, asdict(progress) | scores, file=VALIDATION_FILE)
+    highest = best_so_far(run.folder, progress.n_steps - 1)
+    if scores["validation_psnr"] > highest:
+        folder = run.folder / f"{BEST_PREFIX}{progress.n_steps:08d}"
+        with whole_or_not_at_all(folder) as partial:
+            write_adapter(run, progress, partial, scores)
+        for older in run.folder.glob(f"{BEST_PREFIX}*"):
+            if older != folder:
+                shutil.rmtree(older)
+
+
 def preview(run: Run, progress: Progress) -> None:
     """Draw input, circle of confusion, prediction and target of samples that training never sees."""
     if not run.accelerator.is_main_process:
         return
-    samples = [run.dataset[len(run.dataset) - 1 - index] for index in range(N_PREVIEWS)]
-    batch = collate(samples).to(run.accelerator.device)
-    generator = run.generator.bare.eval()
-    pisa = pisa_inputs(batch, generator, run.attention.for_inference(), hardness=INFERENCE_HARDNESS)
-    prediction_srgb = generator(batch.image_srgb, pisa, run.prompt)
-    generator.train()
-    columns = {
-        "input": batch.image_srgb,
-        "circle of confusion": colour_coc(batch.coc_px),
-        "prediction": prediction_srgb,
-        "target": batch.target_srgb,
-    }
-    save_image(run.folder / f"preview_{progress.n_steps:08d}.png", contact_sheet(columns))
+    sheet = picture(run.held_out, run.generator, run.accelerator.device, attention=run.attention, prompt=run.prompt)
+    save_image(run.folder / f"preview_{progress.n_steps:08d}.png", sheet)
     draw_loss_curve(run.folder)
 
 
 def save(run: Run, progress: Progress) -> None:
-    """Write a checkpoint; the other processes wait for it."""
-    run.accelerator.wait_for_everyone()
+    """Write a checkpoint, after all processes agree on what they trained; the others wait for it."""
+    refuse_disagreement(run)
     if run.accelerator.is_main_process:
-        states = {name: part.state() for name, part in _parts(run).items()}
+        states = {name: part.state() for name, part in run.networks.items()}
+        if run.accelerator.scaler is not None:
+            states["scaler"] = run.accelerator.scaler.state_dict()
         save_checkpoint(
-            run.folder, progress, states=states, write_adapter=lambda folder: _save_adapter(run, progress, folder),
-            keep=run.length.checkpoints_kept,
+            run.folder, progress, states=states, config=run.config, keep=run.length.checkpoints_kept,
+            write_adapter=lambda folder: write_adapter(run, progress, folder),
         )  # fmt: skip
     run.accelerator.wait_for_everyone()
 
 
+def end_early(run: Run, progress: Progress) -> None:
+    """Say that the run was asked to stop, what it left, and how it goes on."""
+    run.accelerator.end_training()
+    number = run.stop.signal_number or signal.SIGTERM  # another process may have heard it
+    raise Stopped(
+        f"stopped by {signal_name(number)} after {progress.n_steps} of {run.length.n_steps} steps; saved in "
+        f"{run.folder}: the same command goes on from there",
+        signal_number=number,
+    )
+
+
 def finish(run: Run, progress: Progress) -> Path:
-    """Leave the last checkpoint, the adapter and the loss curve."""
+    """Leave the last checkpoint, the adapter with its card, and the loss curve; publish if that was asked for."""
     save(run, progress)
     if run.accelerator.is_main_process:
-        _save_adapter(run, progress, run.folder / ADAPTER_FOLDER)
+        folder = make_folder(run.folder / ADAPTER_FOLDER)
+        write_adapter(run, progress, folder, last_scores(run.folder))
         draw_loss_curve(run.folder)
         logger.info("Adapter, log and pictures are in %s", run.folder)
+        if run.destination:
+            logger.info("Published: %s", push(folder, run.destination))
     run.accelerator.end_training()
     return run.folder
 
 
-def _parts(run: Run) -> dict[str, Network[Any]]:
-    parts: dict[str, Network[Any] | None] = {"generator": run.generator, "discriminator": run.discriminator}
-    return {name: part for name, part in parts.items() if part is not None}
-
-
-def _save_adapter(run: Run, progress: Progress, folder: Path) -> None:
-    metadata = run.description | {"n_samples_seen": str(progress.n_samples_seen), "n_steps": str(progress.n_steps)}
-    save_adapter(folder, run.generator.bare.unet, run.generator.bare.vae, metadata=metadata)
+def write_adapter(run: Run, progress: Progress, folder: Path, scores: Mapping[str, float] | None = None) -> None:
+    """The trained parts as they are handed over, with what they are; with scores, a card and the scores beside them."""
+    told = run.description | {"n_samples_seen": str(progress.n_samples_seen), "n_steps": str(progress.n_steps)}
+    with run.generator.as_handed_over() as generator:
+        save_adapter(folder, generator.unet, generator.vae, metadata=told)
+    if scores is not None:
+        name = run.destination.repository if run.destination else folder.name
+        write_card(folder, model_card(told, scores, name=name))
+    if scores:
+        (folder / SCORES_FILE).write_text(json.dumps(dict(scores)) + "\n", encoding="utf-8")

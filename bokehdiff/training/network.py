@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Generic, TypeVar
 
 from accelerate import Accelerator
 from torch import nn
 
 from bokehdiff.errors import InputError
+from bokehdiff.training.averaging import Average
 
 Bare = TypeVar("Bare", bound=nn.Module)
+
+SMALLEST_SCALE = (
+    1e-3  # float16's loss scale begins at 65536 and is halved by each overflow: 26 in a row are no accident
+)
 
 
 @dataclass(frozen=True)
@@ -25,6 +32,7 @@ class Network(Generic[Bare]):
         optimizer: Steps the trainable weights.
         schedule: Course of the learning rates, stepped once per optimiser step.
         max_grad_norm: Gradients are clipped to this norm [1].
+        average: Running mean of the trained weights, shown and saved in their place; None to take them as they are.
     """
 
     module: nn.Module
@@ -32,40 +40,69 @@ class Network(Generic[Bare]):
     optimizer: Any
     schedule: Any
     max_grad_norm: float
+    average: Average | None = None
 
-    def step(self, accelerator: Accelerator) -> None:
-        """Clip, step, forget the gradients; nothing until accumulation is complete."""
+    @cached_property
+    def trained(self) -> dict[str, nn.Parameter]:
+        """The weights that are trained, by name; looked up once, among the thousands of a large network."""
+        return trained_weights(self.bare)
+
+    def step(self, accelerator: Accelerator) -> float | None:
+        """Clip, step, forget the gradients; nothing until accumulation is complete.
+
+        A gradient that is no number touches no weight. All processes see the same gradient, and decide alike.
+
+        Returns:
+            The gradient's norm before clipping; None while gradients are accumulated, and where float16's loss scale
+            was too large and has to come down first.
+        """
         if not accelerator.sync_gradients:
-            return
-        accelerator.clip_grad_norm_([p for p in self.bare.parameters() if p.requires_grad], self.max_grad_norm)
-        self.optimizer.step()
-        self.schedule.step()
+            return None
+        norm = float(accelerator.clip_grad_norm_(self.trained.values(), self.max_grad_norm))
+        overflowed = not math.isfinite(norm) and _overflows_for_now(accelerator)
+        if math.isfinite(norm) or overflowed:  # the loss scaler itself skips the step of an overflow
+            self.optimizer.step()
+            self.schedule.step()
+            if self.average:
+                self.average.update()
         self.optimizer.zero_grad()
+        return None if overflowed else norm
 
     @contextmanager
     def held_still(self) -> Iterator[Bare]:
         """The bare network with nothing to train in it: gradients pass through and leave nothing behind."""
-        trainable = [p for p in self.bare.parameters() if p.requires_grad]
-        for parameter in trainable:
+        for parameter in self.trained.values():
             parameter.requires_grad_(False)
         try:
             yield self.bare
         finally:
-            for parameter in trainable:
+            for parameter in self.trained.values():
                 parameter.requires_grad_(True)
 
+    @contextmanager
+    def as_handed_over(self) -> Iterator[Bare]:
+        """The bare network as it is shown and saved: with averaged weights if there are any, in evaluation mode."""
+        with self.average.applied() if self.average else nullcontext():
+            was_training = self.bare.training
+            self.bare.eval()
+            try:
+                yield self.bare
+            finally:
+                self.bare.train(was_training)
+
     def state(self) -> dict[str, Any]:
-        """What a checkpoint holds: trained weights and buffers, the optimiser, the schedule; nothing frozen."""
+        """What a checkpoint holds: trained weights, buffers, their mean, optimiser, schedule; nothing frozen."""
         frozen = {name for name, parameter in self.bare.named_parameters() if not parameter.requires_grad}
         weights = {name: tensor for name, tensor in self.bare.state_dict().items() if name not in frozen}
-        return {
+        state = {
             "weights": weights,
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
         }
+        return state | {"average": self.average.state()} if self.average else state
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Put back what `state` gave.
+        """Put back what `state` gave; a mean that is new begins at the weights of the checkpoint.
 
         Args:
             state: Of a network built from the same configuration.
@@ -80,3 +117,19 @@ class Network(Generic[Bare]):
         self.bare.load_state_dict(dict(state["weights"]), strict=False)
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
+        if self.average:
+            self.average.load_state(state.get("average") or {"n_updates": 0, "means": self.average.weights})
+
+
+def trained_weights(network: nn.Module) -> dict[str, nn.Parameter]:
+    """The weights that gradients are followed for, by name.
+
+    Args:
+        network: Any network, frozen in part.
+    """
+    return {name: weight for name, weight in network.named_parameters() if weight.requires_grad}
+
+
+def _overflows_for_now(accelerator: Accelerator) -> bool:
+    """Whether float16's loss scale may still come down: such a step is skipped, not lost."""
+    return accelerator.scaler is not None and accelerator.scaler.get_scale() > SMALLEST_SCALE

@@ -58,7 +58,6 @@ class GeneratorLosses:
         edge: Edge loss.
         lpips: Perceptual loss.
         gan: Adversarial loss of the generator.
-        discriminator: The discriminator's own loss, no part of `total`.
     """
 
     total: Float[Tensor, ""]
@@ -66,13 +65,11 @@ class GeneratorLosses:
     edge: Float[Tensor, ""] | None
     lpips: Float[Tensor, ""] | None
     gan: Float[Tensor, ""] | None
-    discriminator: float | None = None
 
-    def as_numbers(self) -> dict[str, float]:
-        """The parts that are used, by name, as plain numbers for the log."""
+    def parts(self) -> dict[str, Float[Tensor, ""]]:
+        """The parts that are used, by name, without their graph; still on the device, where nobody waits for them."""
         parts = {"loss": self.total, "mse": self.mse, "edge": self.edge, "lpips": self.lpips, "gan": self.gan}
-        numbers = {name: float(value.detach()) for name, value in parts.items() if value is not None}
-        return numbers if self.discriminator is None else numbers | {"discriminator": self.discriminator}
+        return {name: value.detach() for name, value in parts.items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -124,7 +121,7 @@ def generator_step(
     pisa: PisaInputs,
     prompt: PromptEmbedding,
     discriminator: Network[VisionAidedDiscriminator] | None,
-) -> tuple[Float[Tensor, "b 3 h w"], GeneratorLosses]:
+) -> tuple[Float[Tensor, "b 3 h w"], GeneratorLosses, float | None]:
     """Render the batch, compare with the targets, follow the gradient.
 
     Args:
@@ -137,7 +134,7 @@ def generator_step(
         discriminator: Judges the prediction, itself untouched; None while it does not count.
 
     Returns:
-        The prediction, still with its graph, and the losses.
+        The prediction without its graph, the losses, and the gradient's norm as of `Network.step`.
     """
     prediction_srgb = network.module(batch.image_srgb, pisa, prompt).float()
     if discriminator is None:
@@ -146,8 +143,7 @@ def generator_step(
         with discriminator.held_still() as judge:
             losses = generator_losses(prediction_srgb, batch, objective, discriminator=judge)
     accelerator.backward(losses.total)
-    network.step(accelerator)
-    return prediction_srgb, losses
+    return prediction_srgb.detach(), losses, network.step(accelerator)
 
 
 def generator_losses(
@@ -190,7 +186,7 @@ def discriminator_step(
     accelerator: Accelerator,
     *,
     kind: AdversarialKind,
-) -> float:
+) -> tuple[Float[Tensor, ""], float | None]:
     """Teach the discriminator to tell targets from predictions.
 
     Args:
@@ -201,12 +197,11 @@ def discriminator_step(
         kind: Form of the adversarial loss.
 
     Returns:
-        Its loss.
+        Its loss, without its graph, and the gradient's norm, as of `Network.step`.
     """
     both = network.module(torch.cat([batch.target_srgb, prediction_srgb]))
     real = [level[: len(batch.n)] for level in both]
     fake = [level[len(batch.n) :] for level in both]
     loss = discriminator_adversarial_loss(real, fake, kind=kind)
     accelerator.backward(loss)
-    network.step(accelerator)
-    return float(loss.detach())
+    return loss.detach(), network.step(accelerator)

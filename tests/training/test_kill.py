@@ -13,8 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bokehdiff.training.records import read_records
 from tests.helpers import REPOSITORY
+from tests.training.runs import untimed
 
 N_STEPS = 8
 N_KILLS = 3
@@ -48,4 +48,4 @@ def test_killed_again_and_again_it_ends_with_the_same_weights(tiny_base, trainin
         expected, got = (load_file(folder / "adapter" / name) for folder in (whole, killed))
         assert expected.keys() == got.keys()
         assert all(torch.equal(expected[key], got[key]) for key in expected)
-    assert read_records(killed) == read_records(whole)
+    assert untimed(killed) == untimed(whole)

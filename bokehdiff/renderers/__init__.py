@@ -1,9 +1,18 @@
 """Lens blur from physics alone: planar layers by ray tracing, photographs with disparity by spreading light."""
 
-from bokehdiff.renderers.highlights import recover_highlights
+from bokehdiff.renderers.highlights import compress_highlights, recover_highlights
 from bokehdiff.renderers.layers import LayerStack
 from bokehdiff.renderers.photo import METHODS, render_photo
 from bokehdiff.renderers.raytraced import BACKENDS, render_layers
 from bokehdiff.renderers.scatter import Sheet
 
-__all__ = ["BACKENDS", "METHODS", "LayerStack", "Sheet", "recover_highlights", "render_layers", "render_photo"]
+__all__ = [
+    "BACKENDS",
+    "METHODS",
+    "LayerStack",
+    "Sheet",
+    "compress_highlights",
+    "recover_highlights",
+    "render_layers",
+    "render_photo",
+]

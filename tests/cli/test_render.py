@@ -8,24 +8,10 @@ import torch
 
 from bokehdiff import images
 from bokehdiff.cli.main import main
+from bokehdiff.errors import InputError
 from bokehdiff.optics import Aperture, Lens
-from bokehdiff.renderers import recover_highlights, render_photo
-from tests.helpers import psnr
-
-
-@pytest.fixture
-def scene(tmp_path):
-    """Two photographs of a bright square before stripes, and their disparity (0.75 before 0.25)."""
-    (tmp_path / "photos").mkdir()
-    (tmp_path / "depth").mkdir()
-    disparity = np.full((33, 47), 0.25, np.float32)
-    disparity[10:22, 12:30] = 0.75
-    image = (torch.arange(47) % 8 < 4).float().expand(1, 3, 33, 47).clone()
-    image[..., 10:22, 12:30] = 0.9
-    for name in ("a", "b"):
-        images.save_image(tmp_path / "photos" / f"{name}.png", image)
-        np.save(tmp_path / "depth" / f"{name}_pred.npy", disparity)
-    return tmp_path
+from bokehdiff.renderers import compress_highlights, recover_highlights, render_photo
+from tests.helpers import assert_close, psnr
 
 
 def render(scene, *words):
@@ -187,6 +173,7 @@ def test_blades_inpainting_and_highlights_reach_the_renderer(scene):
     lens = Lens(0.75, 12.0, Aperture(blades=6, rotation_deg=15.0))
     disparity = images.load_disparity(scene / "depth" / "a_pred.npy")
     blurred = render_photo(light, disparity, lens, method="occlusion_aware", inpainting="telea")
+    blurred = compress_highlights(blurred, 6.0)
     assert psnr(result(scene), images.linear_to_srgb(blurred).clamp(0, 1)) > 50
 
 
@@ -202,3 +189,15 @@ def test_clipped_lights_are_brought_back_and_the_rest_stays():
     got = recover_highlights(image, 5.0)
     torch.testing.assert_close(got[0, 0, 0], torch.tensor([0.1, 0.79, 0.9 * 3.0, 5.0]))
     assert recover_highlights(image, 1.0).equal(image)
+
+
+def test_lights_that_were_brought_back_leave_what_is_in_focus_as_it_was():
+    image = torch.rand(1, 3, 40, 50, dtype=torch.float64)
+    for gain in (1.0, 4.0, 50.0):
+        assert_close(compress_highlights(recover_highlights(image, gain), gain), image, dtype=torch.float32)
+    bright = torch.tensor([0.5, 2.0, 6.0, 12.0]).expand(1, 3, 1, 4) * torch.tensor([1.0, 0.5, 0.25]).view(1, 3, 1, 1)
+    got = compress_highlights(bright, 6.0)
+    assert got[0, 0, 0].tolist() == pytest.approx([0.5, 0.867, 1.0, 2.0], abs=1e-3)
+    assert_close(got[:, 1], got[:, 0] / 2)
+    with pytest.raises(InputError, match="gain must be 1"):
+        compress_highlights(image, 0.5)

@@ -114,7 +114,8 @@ class PictureOptions:
         method: layered (sees past depth edges and parts their pixels by colour), occlusion_aware (sees past them as
             the map has them), scatter (only what the photograph shows), or auto for the best.
         inpainting: What makes up hidden surfaces: diffusion, telea, navier-stokes, or a TorchScript file (LaMa).
-        highlights: How many times brighter than white clipped lights were, guessed back before blurring; 1 for none.
+        highlights: How many times brighter than white clipped lights were, guessed back for the blur: lights
+            bloom, what is in focus stays; 1 for none.
         transfer: How display values become light: gamma22, the piecewise srgb curve, or an exponent such as 1.8.
     """
 
@@ -155,7 +156,7 @@ class ResultOptions:
         skip_existing: Leave photographs alone whose result is there; else it is replaced.
         save_intermediates: Folder for what the renderer works with, as pictures to look at: disparity, signed
             circles of confusion, surfaces with what was made up behind them.
-        verbose: The same, to OUTPUT_DIR/intermediates.
+        verbose: The same, to a folder "intermediates" beside the results.
         jobs: Photographs rendered at a time, each by a process of its own; 0 for one per core. Changes time and memory,
             not the result.
     """

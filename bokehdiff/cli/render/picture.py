@@ -19,7 +19,7 @@ from bokehdiff.cli.render.scene import View, load_view
 from bokehdiff.errors import InputError, at_fault
 from bokehdiff.images import linear_to_srgb, make_folder, save_animation, save_image, srgb_to_linear
 from bokehdiff.optics import Lens
-from bokehdiff.renderers import Sheet, recover_highlights, render_photo
+from bokehdiff.renderers import Sheet, compress_highlights, recover_highlights, render_photo
 
 Watch = Callable[[list[Sheet]], None]
 
@@ -72,10 +72,10 @@ class _Exposure:
     def picture(self, lens: Lens, *, watch: Watch | None = None) -> Float[Tensor, "1 3 h w"]:
         """Display values."""
         chosen = self.options.picture
+        with at_fault("--transfer"):
+            image_linear = srgb_to_linear(self.view.photo.image_srgb, transfer=chosen.transfer)
         with at_fault("--highlights"):
-            image_linear = recover_highlights(
-                srgb_to_linear(self.view.photo.image_srgb, transfer=chosen.transfer), chosen.highlights
-            )
+            image_linear = recover_highlights(image_linear, chosen.highlights)
         with at_fault("--method"):
             blurred = render_photo(
                 image_linear,
@@ -87,6 +87,7 @@ class _Exposure:
                 progress=self.task.alone,
                 watch=watch,
             )
+        blurred = compress_highlights(blurred, chosen.highlights)
         return linear_to_srgb(blurred, transfer=chosen.transfer).clamp(0.0, 1.0)
 
     def saved(self, target: Path, image_srgb: Float[Tensor, "1 3 h w"], lens: Lens) -> Path:

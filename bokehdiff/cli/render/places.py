@@ -180,5 +180,6 @@ def intermediates_of(task: Task, options: RenderOptions) -> Path:
         task: The photograph.
         options: The command line.
     """
-    root = Path(options.result.save_intermediates or Path(options.output_dir) / "intermediates").expanduser()
+    beside = Path(options.output).parent if options.output is not None else Path(options.output_dir)
+    root = Path(options.result.save_intermediates or beside / "intermediates").expanduser()
     return root / task.subfolder / task.stem

@@ -5,25 +5,19 @@ Derivation and accuracy stand in docs/attention.md; positions are in pixels, x t
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from bokehdiff.attention.blocks import BlockPairs, VisibilityTiles
+from bokehdiff.attention.tracing import LENS_POINTS, lens_points
 from bokehdiff.attention.visibility import token_centres
-from bokehdiff.optics import Aperture
 
-LENS_POINTS = 256  # shares of the lens are known to 1/256; a disc of 9 tokens' radius still has one point per token
 MANY_POINTS = 512  # more than there are: two counts in one number
 LENS_CELLS = 128  # cells across the lens of the table that finds the nearest lens point
-BLOCKED_MARGIN = 2.0 / 255.0  # two grey levels of an 8-bit map: rounding and interpolation block nothing
-STEPS_PER_TOKEN = 16  # a ray moves at most a sixteenth of a token between two looks at the scene ...
-MIN_STEPS, MAX_STEPS = 16, 256  # ... unless it crosses more than 16 tokens on its way
 RAYS_PER_CHUNK = 2**18  # bounds memory to some 20 MB; does not change the result
 
 
@@ -140,7 +134,7 @@ class _Light:
         coc_px = lens.coc_px[image, source]
         in_focus = coc_px.abs() < min(lens.pitch_px) / 2
         radius_px = coc_px.masked_fill(in_focus, 1.0)
-        points, _ = _lens(source.device)
+        points = lens_points().to(source.device)
         pitch = torch.tensor([lens.pitch_px[1], lens.pitch_px[0]], device=source.device)
         column, row = ((centres[source][:, None] + radius_px[:, None, None] * points) / pitch).floor().long().unbind(-1)
         inside = (row >= 0) & (column >= 0) & (row < lens.grid_hw[0]) & (column < lens.grid_hw[1])
@@ -171,70 +165,14 @@ class _Light:
 
 def _nearest_point(lens_position: Float[Tensor, "e 2"]) -> Int[Tensor, " e"]:
     """The lens point nearest to a position, which is first pulled back to the lens's edge."""
-    _, nearest_point = _lens(lens_position.device)
+    nearest_point = _nearest_points_on_cpu().to(lens_position.device)
     beyond = lens_position.norm(dim=-1, keepdim=True).clamp_min(1.0)
     cell = ((lens_position / beyond + 1.0) * (LENS_CELLS / 2)).long().clamp(0, LENS_CELLS - 1)
     return nearest_point[cell[..., 1], cell[..., 0]]
 
 
 @cache
-def _lens_on_cpu() -> tuple[Tensor, Tensor]:
-    points = Aperture().sample(LENS_POINTS)
+def _nearest_points_on_cpu() -> Tensor:
     middles = (torch.arange(LENS_CELLS) + 0.5) * (2.0 / LENS_CELLS) - 1.0
     y, x = torch.meshgrid(middles, middles, indexing="ij")
-    return points, torch.cdist(torch.stack([x, y], dim=-1), points[None]).argmin(dim=-1)
-
-
-def _lens(device: torch.device | str) -> tuple[Float[Tensor, "m 2"], Int[Tensor, "cells cells"]]:
-    """The lens points u, and the index of the one nearest to each cell [row, column] of the square around the lens."""
-    points, nearest = _lens_on_cpu()
-    return points.to(device), nearest.to(device)
-
-
-@torch.no_grad()
-def lens_points_seen(
-    disparity: Float[Tensor, "b h w"],
-    token_disparity: Float[Tensor, "b n"],
-    strength_px: Float[Tensor, " b"],
-    grid_hw: tuple[int, int],
-) -> Bool[Tensor, "b n m"]:
-    """Which lens points each token sees: the ray to them meets nothing nearer than itself.
-
-    Concretely, sees[b, k, m] is false if at some d between d_k and the nearest disparity of the image
-    disparity[b, x(d)] > d + 2/255, where x(d) = x_k + strength_px[b] (d_k - d) u_m: the ray from token k through lens
-    point u_m, in all-in-focus image coordinates. At d_k it is at the token, at the disparity in focus where it lands.
-    What lies under a surface counts as solid; beyond the border the image continues as it ends.
-
-    Args:
-        disparity: Of the scene at image size, 1 nearest.
-        token_disparity: d_k of each token.
-        strength_px: Radius of the circle of confusion at one unit of defocus [px].
-        grid_hw: Tokens down and across.
-    """
-    height, width = disparity.shape[1:]
-    pitch_px = (height / grid_hw[0], width / grid_hw[1])
-    centres = token_centres(grid_hw, pitch_px, device=disparity.device)
-    points, _ = _lens(disparity.device)
-    n_images, n_tokens = token_disparity.shape
-    nearest = disparity.amax(dim=(1, 2))
-    travel_px = (strength_px * (nearest - token_disparity.amin(dim=1))).max()
-    n_steps = min(max(math.ceil(STEPS_PER_TOKEN * float(travel_px) / min(pitch_px)), MIN_STEPS), MAX_STEPS)
-    chunk = max(1, RAYS_PER_CHUNK // (n_images * LENS_POINTS))
-    seen = []
-    for start in range(0, n_tokens, chunk):
-        d_source = token_disparity[:, start : start + chunk]
-        sees = torch.ones(n_images, d_source.shape[1], LENS_POINTS, dtype=torch.bool, device=disparity.device)
-        for step in range(n_steps):
-            d_ray = d_source + (nearest[:, None] - d_source) * ((step + 0.5) / n_steps)
-            moved = (strength_px[:, None] * (d_source - d_ray))[..., None, None] * points
-            met = _sample(disparity, centres[start : start + chunk, None] + moved)
-            sees &= met <= d_ray[..., None] + BLOCKED_MARGIN
-        seen.append(sees)
-    return torch.cat(seen, dim=1)
-
-
-def _sample(image: Float[Tensor, "b h w"], position_px: Float[Tensor, "b s m 2"]) -> Float[Tensor, "b s m"]:
-    """The image at positions (x, y) [px], between pixels interpolated, beyond the border continued."""
-    size = torch.tensor([image.shape[2], image.shape[1]], device=image.device)
-    grid = position_px * (2.0 / size) - 1.0
-    return F.grid_sample(image[:, None], grid, mode="bilinear", padding_mode="border", align_corners=False)[:, 0]
+    return torch.cdist(torch.stack([x, y], dim=-1), lens_points()[None]).argmin(dim=-1)

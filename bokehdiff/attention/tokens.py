@@ -22,7 +22,8 @@ from bokehdiff.attention.blocks import (
     reach,
 )
 from bokehdiff.attention.released import RELEASED_STEPS, released_occlusion
-from bokehdiff.attention.thin_lens import LensOcclusion, lens_points_seen
+from bokehdiff.attention.thin_lens import LensOcclusion
+from bokehdiff.attention.tracing import lens_points_seen
 from bokehdiff.attention.visibility import (
     UNIT_PX,
     Convention,

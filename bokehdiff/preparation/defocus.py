@@ -259,7 +259,8 @@ def _descend(view: _View, model: LensModel, start: _Found, aperture: Aperture, n
         for i in range(len(blurred_srgb)):  # one graph at a time: memory does not grow with the number of images
             picture = view.rendered(i, coc_px, model, unknown, aperture)
             difference = picture - blurred_srgb[i : i + 1]
-            (_robust(difference, ROBUST_SRGB).mean() * n_pixels / len(blurred_srgb)).backward()
+            if difference.requires_grad:  # nothing out of focus, nothing to follow
+                (_robust(difference, ROBUST_SRGB).mean() * n_pixels / len(blurred_srgb)).backward()
         (SMOOTHNESS * smoothness(coc_px, right, below) * n_pixels).backward()
         optimiser.step()
         schedule.step()

@@ -11,6 +11,7 @@ from torch import Tensor
 from bokehdiff.errors import InputError
 from bokehdiff.optics import Aperture, circle_of_confusion
 from bokehdiff.renderers.lens_values import LensValues
+from bokehdiff.renderers.prefilter import inset
 
 # Backends sum up this many rays by themselves before they add them to the rest: a plain sum of hundreds of float32 is
 # off by several parts in a million, and a picture in focus must be exact to one.
@@ -77,7 +78,7 @@ def image_field(centres: Float[Tensor, "2 h w"], size_hw: tuple[int, int]) -> Fl
 def trace_through(
     planes: Float[Tensor, "b l 3"], lens: LensValues, aperture: Aperture, *, n_samples: int, size_hw: tuple[int, int]
 ) -> Rays:
-    """The rays of a lens through n points of its opening.
+    """The rays of a lens through n points of its opening, drawn together by what `prefiltered` spreads layers.
 
     Args:
         planes: Layers; refused where one is as steep as a ray, K * |(cx, cy)| >= 1.
@@ -86,13 +87,14 @@ def trace_through(
         n_samples: Number of points.
         size_hw: Height and width of the image [px].
     """
-    points = aperture.sample(n_samples).to(planes)
+    points, weights = aperture.sample(n_samples).to(planes), aperture.weights(n_samples).to(planes)
+    spacing = aperture.spacing(n_samples)
     return Rays(
-        walks_px=walks(planes, lens, points, size_hw=size_hw),
+        walks_px=walks(planes, lens, inset(points, weights, spacing=spacing), size_hw=size_hw),
         points=points,
-        weights=aperture.weights(n_samples).to(planes),
+        weights=weights,
         aperture=aperture,
-        spacing=aperture.spacing(n_samples),
+        spacing=spacing,
     )
 
 

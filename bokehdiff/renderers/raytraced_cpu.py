@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import combinations
 
 import cv2
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bokehdiff.renderers.layers import LayerStack, composite_by_disparity
+from bokehdiff.renderers.layers import LayerStack
 from bokehdiff.renderers.rays import RAYS_PER_SUM, Gathered, Rays, image_field
 
 # Pixels of a strip of the picture: its few buffers stay in a processor's cache, and OpenCV leaves it to one thread.
@@ -125,7 +126,7 @@ def _seen_by_rays(scene: _Scene, rows: Rows) -> Iterator[np.ndarray]:
     orders, boxes = _fixed_orders(scene.met, rows, shape[1]), _boxes(scene, rows)
     for maps, met, order, box in zip(_from_strip(scene.maps, rows[0]), scene.met, orders, boxes, strict=True):
         if order is None:
-            yield _sorted_composite(scene, maps, met, rows)
+            yield _crossing_composite(scene, maps, met, rows)
         else:
             yield _lay_over(scene.layers, maps, box, order, held, into=buffer)
 
@@ -228,13 +229,25 @@ def _fixed_orders(met: Float[np.ndarray, "n l 3"], rows: Rows, width: int) -> li
     return [kept.tolist() if fixed else None for kept, fixed in zip(order, holds.tolist(), strict=True)]
 
 
-def _sorted_composite(scene: _Scene, maps: np.ndarray, met: np.ndarray, rows: Rows) -> np.ndarray:
-    """Layers over one another in an order that each pixel has of its own."""
-    shape = (rows[1] - rows[0], *scene.layers[0].shape[1:])
-    seen = np.empty((len(scene.layers), *shape), np.float32)
+def _crossing_composite(scene: _Scene, maps: np.ndarray, met: np.ndarray, rows: Rows) -> np.ndarray:
+    """Layers over one another in an order that each pixel has of its own.
+
+    Concretely, out = sum over i of seen[i] * product over the layers j nearer than i at the pixel of (1 - alpha[j]).
+    Pairs are compared one by one, along affine functions: a sort of every pixel takes ten times as long.
+    """
+    width, n_channels = scene.layers[0].shape[1:]
+    x, y = np.arange(width) + 0.5, np.arange(*rows)[:, None] + 0.5
+    seen = np.empty((len(scene.layers), rows[1] - rows[0], width, n_channels), np.float32)
     for layer, to_layer, into in zip(scene.layers, maps, seen, strict=True):
         _warp(layer, to_layer, into)
-    x, y = _centres(rows, shape[1]).double()
-    disparity = torch.stack([c0 + cx * x + cy * y for c0, cx, cy in met.tolist()])
-    rgba = torch.from_numpy(seen).permute(0, 3, 1, 2)
-    return composite_by_disparity(rgba[None], disparity[None])[0].permute(1, 2, 0).contiguous().numpy()
+    passing = 1.0 - seen[..., 3]
+    reaching = np.ones_like(passing)
+    for i, j in combinations(range(len(seen)), 2):
+        constant, across, down = met[i] - met[j]
+        listed = across * x + (down * y + constant) >= 0.0  # a tie leaves layers as they are listed
+        reaching[j] *= np.where(listed, passing[i], np.float32(1.0))
+        reaching[i] *= np.where(listed, np.float32(1.0), passing[j])
+    picture = np.zeros(seen.shape[1:], np.float32)
+    for rgba, share in zip(seen, reaching, strict=True):
+        cv2.accumulateProduct(rgba, cv2.merge([share] * n_channels), picture)
+    return picture

@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional as F
 
 from bokehdiff.renderers.layers import LayerStack
 from bokehdiff.renderers.rays import Gathered, Rays
-from bokehdiff.renderers.raytraced_cuda import CUDA_SOURCE, KERNEL_NAME
+from bokehdiff.renderers.raytraced_cuda import CUDA_SOURCE, kernel_name
 
 CUPY_MISSING = "CuPy is needed for backend 'cupy': pip install bokehdiff[gpu]"
 BLOCK = (32, 8, 1)  # a warp reads 32 neighbours of one row
@@ -26,9 +27,11 @@ class KernelArguments:
 
     Args:
         layers: Premultiplied, channels last, so that one load fetches a pixel.
-        planes: Of the layers.
-        walks: See `Rays.walks_px`; two rows of three.
-        points: x, y and weight.
+        bounds: (left, top, right, bottom) of what is not empty in each layer; infinite where it touches the border,
+            beyond which it goes on [px].
+        rays: Walks to the right and down, and disparities met, each as an affine function of the pixel; see
+            `Rays.walks_px`. The fourth column only fills up what one load fetches.
+        points: x, y, weight and a filler.
         gathered: Written: sum over the rays.
         light: Written: light of the rays.
         cat_eye: See `Aperture`.
@@ -36,9 +39,9 @@ class KernelArguments:
     """
 
     layers: Float[Tensor, "b l h w 4"]
-    planes: Float[Tensor, "b l 3"]
-    walks: Float[Tensor, "n b l 2 3"]
-    points: Float[Tensor, "n 3"]
+    bounds: Float[Tensor, "b l 4"]
+    rays: Float[Tensor, "n b l 3 4"]
+    points: Float[Tensor, "n 4"]
     gathered: Float[Tensor, "b h w 4"]
     light: Float[Tensor, "h w"]
     cat_eye: float
@@ -52,7 +55,7 @@ class KernelArguments:
 
     def in_order(self) -> tuple[np.generic, ...]:
         """As the kernel counts its arguments."""
-        tensors = (self.layers, self.planes, self.walks, self.points, self.gathered, self.light)
+        tensors = (self.layers, self.bounds, self.rays, self.points, self.gathered, self.light)
         sizes = (*self.layers.shape[:4], len(self.points))
         pointers = [np.uintp(tensor.data_ptr()) for tensor in tensors]
         return (*pointers, *(np.int32(size) for size in sizes), np.float32(self.cat_eye), np.float32(self.spacing))
@@ -75,7 +78,7 @@ def trace_cupy(stack: LayerStack, rays: Rays) -> Gathered:
     arguments = kernel_arguments(stack, rays)
     device = stack.rgba_linear.device
     with cupy.cuda.Device(device.index), _torch_stream(cupy, device):
-        _kernel()(arguments.grid, BLOCK, arguments.in_order())
+        _kernel(kernel_name(arguments.layers.shape[1]))(arguments.grid, BLOCK, arguments.in_order())
     return gathered_by(arguments)
 
 
@@ -90,14 +93,45 @@ def kernel_arguments(stack: LayerStack, rays: Rays) -> KernelArguments:
         layers = stack.rgba_linear.permute(0, 1, 3, 4, 2).contiguous()
         return KernelArguments(
             layers=layers,
-            planes=stack.planes.to(layers).contiguous(),
-            walks=rays.walks_px.to(layers).contiguous(),
-            points=torch.cat([rays.points, rays.weights[:, None]], dim=1).to(layers).contiguous(),
+            bounds=filled_bounds(layers),
+            rays=F.pad(torch.cat([rays.walks_px, _disparity_met(stack, rays)], dim=3), (0, 1)).to(layers),
+            points=F.pad(torch.cat([rays.points, rays.weights[:, None]], dim=1), (0, 1)).to(layers),
             gathered=torch.empty_like(layers[:, 0]),
             light=torch.empty_like(layers[0, 0, :, :, 0], memory_format=torch.contiguous_format),
             cat_eye=rays.aperture.cat_eye,
             spacing=rays.spacing,
         )
+
+
+def _disparity_met(stack: LayerStack, rays: Rays) -> Float[Tensor, "n b l 1 3"]:
+    """Disparity where the ray of a pixel p meets a layer: D[0] * p.x + D[1] * p.y + D[2]."""
+    planes = stack.planes.double()
+    maps = rays.walks_px.double() + torch.eye(2, 3).to(planes)
+    met = (planes[..., 1:, None] * maps).sum(dim=-2)
+    return (met + F.pad(planes[..., :1], (2, 0))).to(rays.walks_px)[..., None, :]
+
+
+def filled_bounds(layers: Float[Tensor, "b l h w 4"]) -> Float[Tensor, "b l 4"]:
+    """Edges (left, top, right, bottom) of all places where a lookup finds something in a layer [px].
+
+    Concretely, from the centre of the last empty pixel before what is filled to that of the first one behind it.
+
+    Args:
+        layers: Channels last.
+    """
+    filled = (layers != 0).any(dim=-1)
+    edges = []
+    for across in (2, 3):  # the axis that is looked through to find columns, then rows
+        along = filled.any(dim=across)
+        size = along.shape[-1]
+        place = torch.arange(size, device=layers.device).expand_as(along)
+        first = torch.where(along, place, size).amin(dim=-1)
+        last = torch.where(along, place, -1).amax(dim=-1)
+        # An empty layer keeps its impossible edges: everything lies beyond both.
+        edges.append(torch.where(first == 0, -torch.inf, first - 0.5))
+        edges.append(torch.where(last == size - 1, torch.inf, last + 1.5))
+    left, right, top, bottom = edges
+    return torch.stack([left, top, right, bottom], dim=-1).to(layers)
 
 
 def gathered_by(arguments: KernelArguments) -> Gathered:
@@ -110,10 +144,10 @@ def gathered_by(arguments: KernelArguments) -> Gathered:
 
 
 @cache
-def _kernel() -> Any:
+def _kernel(name: str) -> Any:
     import cupy
 
-    return cupy.RawModule(code=CUDA_SOURCE, options=("--std=c++14",)).get_function(KERNEL_NAME)
+    return cupy.RawModule(code=CUDA_SOURCE, options=("--std=c++14",)).get_function(name)
 
 
 class _TorchStream:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from bokehdiff.attention import INFERENCE_HARDNESS, pisa_attention, thin_lens, token_distance, visibility
+from bokehdiff.attention import INFERENCE_HARDNESS, pisa_attention, thin_lens, token_distance, tracing, visibility
 from bokehdiff.attention.tokens import TokenOptics
 from bokehdiff.errors import InputError
 from bokehdiff.optics import Aperture
@@ -105,10 +106,10 @@ def thin_lens_loops(disparity, grid_hw, *, focus, strength_px, lens_points, n_st
 )
 def test_thin_lens_is_ray_casting(monkeypatch, seed, grid_hw, focus):
     """Against loops over rays; where the nearest lens point decides, the table may be one of 128 cells off."""
-    monkeypatch.setattr(thin_lens, "MAX_STEPS", 16)
+    monkeypatch.setattr(tracing, "MAX_STEPS", 16)
     disparity = layered_disparity(seed, (grid_hw[0] * 8, grid_hw[1] * 8))
     got = optics_of(disparity, grid_hw, focus=focus).dense().visibility[0]
-    lens_points = Aperture().sample(thin_lens.LENS_POINTS).tolist()
+    lens_points = Aperture().sample(tracing.LENS_POINTS).tolist()
     expected = thin_lens_loops(
         disparity[0], grid_hw, focus=focus, strength_px=30.0, lens_points=lens_points, n_steps=16
     )
@@ -190,13 +191,21 @@ def test_visibility_is_finite_at_the_ends_of_disparity_and_in_focus(convention, 
     assert bool(((seen >= 0) & (seen <= 1)).all())
 
 
+MIRROR = torch.tensor([-1.0, 1.0])[:, None, None]
+
+
 @pytest.mark.parametrize("convention", ["thin_lens", "released"])
 def test_a_mirrored_scene_through_a_mirrored_lens_has_mirrored_visibility(monkeypatch, convention):
     disparity = layered_disparity(5, (32, 48))
     seen = optics_of(disparity, (4, 6), convention=convention).dense().visibility.reshape(4, 6, 4, 6)
-    points, nearest = thin_lens._lens_on_cpu()
-    mirrored_lens = points * torch.tensor([-1.0, 1.0]), nearest.flip(1)
-    monkeypatch.setattr(thin_lens, "_lens_on_cpu", lambda: mirrored_lens)
+    points, nearest = tracing.lens_points() * torch.tensor([-1.0, 1.0]), thin_lens._nearest_points_on_cpu().flip(1)
+    groups = tracing._groups_on_cpu()
+    mirrored_groups = replace(
+        groups, points=groups.points * MIRROR, centre=groups.centre * MIRROR, farthest=float(points.abs().max())
+    )
+    monkeypatch.setattr(thin_lens, "lens_points", lambda: points)
+    monkeypatch.setattr(thin_lens, "_nearest_points_on_cpu", lambda: nearest)
+    monkeypatch.setattr(tracing, "_groups_on_cpu", lambda: mirrored_groups)
     mirrored = optics_of(disparity.flip(2), (4, 6), convention=convention).dense().visibility.reshape(4, 6, 4, 6)
     difference = (seen - mirrored.flip(1, 3)).abs()
     assert (difference > 0).float().mean() < 0.01  # rounding may turn a ray that grazes an edge, or a tie between cells
@@ -210,26 +219,60 @@ def test_the_lens_prefers_no_side():
     assert (share - mirrored.flip(1)).abs().max() < 0.03
 
 
+def all_looks(disparity, strength_px, grid_hw):
+    """`lens_points_seen` of one image, by looking at every ray at every step."""
+    d_token = visibility.to_tokens(disparity, grid_hw)[0]
+    pitch = (disparity.shape[1] / grid_hw[0], disparity.shape[2] / grid_hw[1])
+    centres, nearest = visibility.token_centres(grid_hw, pitch), disparity.max()
+    travel_px = float(strength_px * (nearest - d_token.min()))
+    n_steps = min(max(math.ceil(16 * travel_px / min(pitch)), 16), 256)
+    sees = torch.ones(len(d_token), 256, dtype=torch.bool)
+    size = torch.tensor([disparity.shape[2], disparity.shape[1]])
+    for step in range(n_steps):
+        d_ray = d_token + (nearest - d_token) * ((step + 0.5) / n_steps)
+        at = centres[:, None] + (strength_px * (d_token - d_ray))[:, None, None] * tracing.lens_points()
+        grid = (at * (2.0 / size) - 1.0)[None]
+        met = F.grid_sample(disparity[None], grid, padding_mode="border", align_corners=False)[0, 0]
+        sees &= met <= d_ray[:, None] + 2 / 255
+    return sees
+
+
+@pytest.mark.parametrize(
+    ("size_hw", "grid_hw", "strength_px"),
+    [((48, 80), (3, 5), 30.0), ((37, 53), (5, 4), 90.0), ((64, 64), (8, 8), 0.0), ((7, 300), (1, 9), 700.0)],
+)
+@pytest.mark.parametrize("kind", ["layers", "noise", "slope"])
+def test_rays_that_are_left_out_would_have_changed_nothing(monkeypatch, size_hw, grid_hw, strength_px, kind):
+    """Bit by bit, also in scenes that leave the bounds nothing to find, and where rays go far beyond the border."""
+    disparity = layered_disparity(11, size_hw)
+    if kind == "noise":
+        disparity = torch.rand(1, *size_hw)
+    if kind == "slope":
+        disparity = disparity * torch.linspace(0.2, 1, size_hw[1])
+    tokens, strength = visibility.to_tokens(disparity, grid_hw), torch.tensor([strength_px])
+    expected = all_looks(disparity, strength[0], grid_hw)
+    for looks in (300, 2**17):
+        monkeypatch.setattr(tracing, "LOOKS_PER_CHUNK", looks)
+        assert torch.equal(tracing.lens_points_seen(disparity, tokens, strength, grid_hw)[0], expected)
+
+
 @pytest.mark.parametrize("convention", ["thin_lens", "released"])
 def test_chunks_and_batches_change_nothing(monkeypatch, convention):
-    scenes = [layered_disparity(seed, (24, 40)) for seed in (6, 7)]
-    focus = torch.tensor([0.2, 0.8])
-    coc_px = torch.cat([20.0 * (scenes[0] - 0.2), 50.0 * (scenes[1] - 0.8)])
-    together = TokenOptics.from_maps(
-        torch.cat(scenes), coc_px, (3, 5), focus_disparity=focus, convention=convention
-    ).dense()
+    scenes = torch.cat([layered_disparity(6, (24, 40)), torch.rand(1, 24, 40)])
+    focus, strengths = torch.tensor([0.2, 0.8]), torch.tensor([20.0, 50.0])
+    coc_px = strengths[:, None, None] * (scenes - focus[:, None, None])
+
+    def dense(some):
+        options = {"focus_disparity": focus[some], "strength_px": strengths[some], "convention": convention}
+        return TokenOptics.from_maps(scenes[some], coc_px[some], (3, 5), **options).dense()
+
+    together = dense(slice(0, 2))
     monkeypatch.setattr(thin_lens, "RAYS_PER_CHUNK", 1)
     monkeypatch.setattr("bokehdiff.attention.tokens.SOURCES_PER_CHUNK", 4)
-    # rays of the weaker lens step finer beside the stronger one: as fine here, so that the numbers are the same
-    monkeypatch.setattr(thin_lens, "MIN_STEPS", 256)
-    fine = TokenOptics.from_maps(torch.cat(scenes), coc_px, (3, 5), focus_disparity=focus, convention=convention)
-    for b, strength_px in enumerate((20.0, 50.0)):
-        alone = optics_of(
-            scenes[b], (3, 5), focus=float(focus[b]), strength_px=strength_px, convention=convention
-        ).dense()
-        assert torch.equal(fine.dense().visibility[b], alone.visibility[0])
-        assert (together.visibility[b] - alone.visibility[0]).abs().mean() < 0.02
-    assert_close(together.distance, fine.dense().distance)
+    for b in range(2):
+        alone = dense(slice(b, b + 1))
+        assert torch.equal(together.visibility[b], alone.visibility[0])
+        assert torch.equal(together.distance, alone.distance)
 
 
 # --- the released convention ---

@@ -258,6 +258,29 @@ def test_prefilter_leaves_focus_alone_and_follows_the_tilt():
     assert contrast[-6:-1].max() < 0.1
 
 
+@pytest.mark.parametrize("aperture", [Aperture(), Aperture(blades=5), Aperture(edge=0.9)])
+@pytest.mark.parametrize("n_samples", [16, 64])
+def test_the_prefilter_does_not_widen_the_blur(aperture, n_samples):
+    """Points are drawn together by what the Gaussian spreads: second moments of a dot's picture are the opening's."""
+    image = torch.zeros(1, 3, 101, 101)
+    image[:, :, 50, 50] = 1.0
+    lens = Lens(0.5, 60.0, aperture)
+    light = render_layers(LayerStack(opaque(image), facing(0.0)), lens, n_samples=n_samples)[0, 0]
+    square = (torch.arange(101) - 50.0).square()
+    got = float((light * (square[:, None] + square)).sum() / light.sum())
+    points, weights = aperture.sample(4096), aperture.weights(4096)
+    mean = weights @ points
+    assert got == pytest.approx(30.0**2 * float(weights @ (points - mean).square().sum(1)), rel=0.015)
+
+
+def test_gaussian_blur_by_box_is_part_of_the_whole():
+    rough = torch.rand(4, 13, 9)
+    box = (slice(0, 5), slice(3, 9))
+    for image in (rough, rough.clone().requires_grad_()):
+        whole = gaussian_blur(image, torch.tensor(1.7))
+        assert_close(gaussian_blur(image, torch.tensor(1.7), box), whole[:, :5, 3:9])
+
+
 def test_gaussian_blur_has_its_standard_deviation_and_keeps_a_constant():
     dot = torch.zeros(4, 1, 41)
     dot[..., 20] = 1.0

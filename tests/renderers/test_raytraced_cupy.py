@@ -16,7 +16,7 @@ from bokehdiff.errors import InputError, MissingDependencyError
 from bokehdiff.optics import Aperture, Lens
 from bokehdiff.renderers import LayerStack, render_layers
 from bokehdiff.renderers import raytraced as dispatch
-from bokehdiff.renderers.raytraced_cuda import CUDA_SOURCE, KERNEL_NAME
+from bokehdiff.renderers.raytraced_cuda import CUDA_SOURCE, kernel_name
 from bokehdiff.renderers.raytraced_cupy import BLOCK, cupy_is_there, gathered_by, kernel_arguments
 from tests.helpers import assert_close, psnr
 from tests.renderers.test_raytraced_lens import LENSES
@@ -39,14 +39,15 @@ struct Place { int x, y, z; };
 static Place blockIdx, blockDim, threadIdx;
 """
 RUN_ON_HOST = r"""
-extern "C" void run(const float4 *a, const float *b, const float *c, const float *d, float4 *e, float *f, int images,
+extern "C" void run(const float4 *a, const float4 *b, const Ray *c, const float4 *d, float4 *e, float *f, int images,
                     int layers, int height, int width, int rays, float cat_eye, float spacing) {
+    auto kernel = layers == 1 ? trace_layers_1 : layers == 2 ? trace_layers_2 : trace_layers_n;
     blockDim = {1, 1, 1};
     threadIdx = {0, 0, 0};
     for (blockIdx.z = 0; blockIdx.z < images; ++blockIdx.z)
         for (blockIdx.y = 0; blockIdx.y < height; ++blockIdx.y)
             for (blockIdx.x = 0; blockIdx.x < width; ++blockIdx.x)
-                trace_layers(a, b, c, d, e, f, images, layers, height, width, rays, cat_eye, spacing);
+                kernel(a, b, c, d, e, f, images, layers, height, width, rays, cat_eye, spacing);
 }
 """
 C_TYPES = {np.uintp: ctypes.c_void_p, np.int32: ctypes.c_int, np.float32: ctypes.c_float}
@@ -59,7 +60,19 @@ def host_kernel(tmp_path_factory):
         pytest.skip("no C++ compiler")
     folder = tmp_path_factory.mktemp("kernel")
     (folder / "kernel.cpp").write_text(HOST_CUDA + CUDA_SOURCE + RUN_ON_HOST)
-    command = [compiler, "-O2", "-Wall", "-Werror", "-shared", "-fPIC", "-std=c++14", "kernel.cpp", "-o", "kernel.so"]
+    command = [
+        compiler,
+        "-O2",
+        "-Wall",
+        "-Wno-unknown-pragmas",
+        "-Werror",
+        "-shared",
+        "-fPIC",
+        "-std=c++14",
+        "kernel.cpp",
+        "-o",
+        "kernel.so",
+    ]
     subprocess.run(command, cwd=folder, check=True)
     return ctypes.CDLL(str(folder / "kernel.so")).run
 
@@ -94,6 +107,20 @@ def test_the_kernel_computes_what_torch_does(on_host, lens, n_layers, size_hw):
     assert psnr(got, expected) > LEAST_PARITY_DB
 
 
+@pytest.mark.parametrize("n_layers", [1, 2, 3])
+def test_the_kernel_skips_what_is_empty_or_hidden_and_nothing_else(on_host, n_layers):
+    """Patches in the middle and at the border of empty layers, an empty layer, and an opaque one before light."""
+    rgba = torch.zeros(2, n_layers, 4, 30, 50)
+    rgba[0, 0, :, 9:12, 20:24] = 0.7
+    rgba[1, 0, :, 25:, 40:] = 1.0
+    rgba[1, 1:] = torch.tensor([90.0, 0.5, 0.2, 1.0])[:, None, None]
+    planes = torch.tensor([[0.9, 0.001, 0.002], [0.3, -0.002, 0.001], [0.1, 0.0, 0.0]])[:n_layers].expand(2, -1, -1)
+    stack = LayerStack(rgba, planes.clone())
+    got, expected = (render_layers(stack, Lens(0.5, 35.0), n_samples=40, backend=name) for name in ("cupy", "torch"))
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+    assert float(got[0, 3].max()) > 0.01
+
+
 def test_the_kernel_is_exact_in_focus_and_passes_hdr(on_host):
     rgba = torch.cat([torch.rand(1, 2, 3, 9, 7) * 1e4, torch.rand(1, 2, 1, 9, 7).round()], dim=2)
     stack = LayerStack(rgba, torch.rand(1, 2, 3) * 0.01)
@@ -124,7 +151,8 @@ def disassembled(source, architecture, folder):
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_nvrtc_compiles_it_without_double_precision(architecture, tmp_path):
     listing = disassembled(CUDA_SOURCE, architecture, tmp_path)
-    assert KERNEL_NAME in listing
+    for n_layers in (1, 2, 3):
+        assert f".text.{kernel_name(n_layers)}" in listing
     assert not DOUBLE_PRECISION.findall(listing)
 
 

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import json
-import logging
-import platform
-import shlex
-import sys
 from dataclasses import asdict, dataclass, replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import set_seed
+from accelerate.utils import DistributedType, set_seed
 
-from bokehdiff.data import Composition, OnTheFlyDataset
+from bokehdiff.data import (
+    ComposeOn,
+    OnTheFlyDataset,
+    PairedDataset,
+    SampleSource,
+    mix_in,
+    parse_sources,
+    preset,
+)
 from bokehdiff.errors import InputError, MissingDependencyError, at_fault
-from bokehdiff.images import make_folder, write_atomically
+from bokehdiff.images import make_folder
 from bokehdiff.losses import PerceptualLoss
 from bokehdiff.models import (
     OneStepGenerator,
@@ -35,6 +36,7 @@ from bokehdiff.models import (
 from bokehdiff.training.averaging import Average
 from bokehdiff.training.checkpoint import list_checkpoints
 from bokehdiff.training.config import TrainConfig
+from bokehdiff.training.description import describe, write_description
 from bokehdiff.training.endings import StopRequest, refuse_full_disk
 from bokehdiff.training.held_out import HeldOut
 from bokehdiff.training.memory import MemoryEstimate, estimate_memory
@@ -44,13 +46,10 @@ from bokehdiff.training.optimizers import adamw, learning_rate_course
 from bokehdiff.training.publish import Destination, check_login
 from bokehdiff.training.steps import Attention, Objective
 
-logger = logging.getLogger(__name__)
-
 HALF_PRECISION = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-VERSIONS_OF = ("torch", "diffusers", "transformers", "peft", "accelerate", "numpy", "opencv-python-headless")
+SHARDED = {DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM}
 WITHOUT_TRACKER = {"", "none"}
 BYTES_PER_TRAINED_WEIGHT = 20  # float32: itself, in the adapter too, its mean, and two moments
-NOT_FOR_STRANGERS = ("data_dir", "output_dir", "_weights")  # places on this machine
 
 
 @dataclass(frozen=True)
@@ -62,6 +61,7 @@ class Length:
         batch_size: Samples per batch and process.
         n_samples_per_step: Samples per optimiser step over all processes and accumulated batches.
         n_workers: Processes that compose samples.
+        compose_on: Where they are rendered.
         checkpointing_steps: A checkpoint every so many steps.
         checkpoints_kept: How many stay; None for all.
         resume_from: "latest", a folder, or None.
@@ -71,6 +71,7 @@ class Length:
     batch_size: int
     n_samples_per_step: int
     n_workers: int
+    compose_on: ComposeOn
     checkpointing_steps: int
     checkpoints_kept: int | None
     resume_from: str | None
@@ -101,7 +102,7 @@ class Run:
     generator: Network[OneStepGenerator]
     discriminator: Network[VisionAidedDiscriminator] | None
     prompt: PromptEmbedding
-    dataset: OnTheFlyDataset
+    dataset: SampleSource
     held_out: HeldOut
     objective: Objective
     attention: Attention
@@ -125,8 +126,9 @@ def build(config: TrainConfig) -> Run:
     Args:
         config: Checked configuration.
     """
-    dataset = _build_dataset(config, config.data.train_data_dir, flag="--train-data-dir")
-    held_out = _build_held_out(config, dataset)
+    composed = _build_composed(config, config.data.train_data_dir, flag="--train-data-dir")
+    dataset = _build_mixture(config, composed)
+    held_out = _build_held_out(config, composed)
     with at_fault("--output-dir"):
         folder = make_folder(config.run.output_dir)
     accelerator = _build_accelerator(config, folder)
@@ -137,7 +139,7 @@ def build(config: TrainConfig) -> Run:
     generator, prompt = _build_generator(config, accelerator)
     _refuse_full_disk(config, folder, [network.bare for network in (generator, discriminator) if network])
     if accelerator.is_main_process:
-        _write_description(folder, config)
+        write_description(folder, asdict(config))
     return Run(
         accelerator=accelerator,
         generator=generator,
@@ -150,7 +152,7 @@ def build(config: TrainConfig) -> Run:
         length=_length(config, accelerator.num_processes),
         folder=folder,
         destination=destination,
-        description=_describe(config),
+        description=describe(asdict(config)),
         config=asdict(config),
         stop=StopRequest(),
     )
@@ -180,25 +182,52 @@ def estimate(config: TrainConfig) -> MemoryEstimate:
     )
 
 
-def _build_dataset(config: TrainConfig, root: str, *, flag: str) -> OnTheFlyDataset:
-    composition = Composition(
-        resolution_px=config.data.resolution,
-        strength_range_px=(config.data.strength_min_px, config.data.strength_max_px),
+def _build_composed(config: TrainConfig, root: str, *, flag: str) -> OnTheFlyDataset:
+    data = config.data
+    composition = preset(
+        data.composition,
+        resolution_px=data.resolution,
+        strength_range_px=(data.strength_min_px, data.strength_max_px),
     )
     with at_fault(flag):
         return OnTheFlyDataset(Path(root), seed=config.run.seed, composition=composition)
 
 
-def _build_held_out(config: TrainConfig, dataset: OnTheFlyDataset) -> HeldOut:
-    """A folder of its own, or the very last of the training folder's samples, which no run reaches."""
+def _build_mixture(config: TrainConfig, composed: OnTheFlyDataset) -> SampleSource:
+    with at_fault("--mix-in"):
+        return mix_in(
+            composed,
+            parse_sources(config.data.mix_in),
+            seed=config.run.seed,
+            resolution_px=config.data.resolution,
+            needs_lens=True,
+        )
+
+
+def _build_held_out(config: TrainConfig, composed: OnTheFlyDataset) -> HeldOut:
+    """Pairs of their own folder, or the very last composed of the training folder, which no run reaches."""
     validation = config.validation
-    if validation.validation_data_dir is None:
-        last = len(dataset) - 1
-        source, numbers = dataset, tuple(last - index for index in range(validation.validation_samples))
-    else:
-        source = _build_dataset(config, validation.validation_data_dir, flag="--validation-data-dir")
-        numbers = tuple(range(min(validation.validation_samples, len(source))))
+    where, flag = validation.validation_data_dir, "--validation-data-dir"
+    n_wanted = validation.validation_samples
+    source: SampleSource = composed
+    numbers = tuple(len(composed) - 1 - index for index in range(n_wanted))
+    if where is not None:
+        with at_fault(flag):
+            is_pairs = ":" in where and not Path(where).exists()
+            source = _build_pairs(where) if is_pairs else _build_composed(config, where, flag=flag)
+        numbers = tuple(range(min(n_wanted, len(source))))
     return HeldOut(source, numbers, validation.validation_steps, config.run.preview_steps)
+
+
+def _build_pairs(where: str) -> PairedDataset:
+    """Whole photographs whose lens is known, each once."""
+    (spec,) = parse_sources(where)
+    pairs = PairedDataset(spec.root, layout=spec.layout, split="val")
+    if not pairs.knows_lens:
+        raise InputError(
+            f"pairs in the layout {spec.layout!r} tell neither focus nor strength, which this network needs"
+        )
+    return pairs
 
 
 def _build_accelerator(config: TrainConfig, folder: Path) -> Accelerator:
@@ -215,6 +244,11 @@ def _build_accelerator(config: TrainConfig, folder: Path) -> Accelerator:
         log_with=tracker,
         project_dir=folder,
     )
+    if accelerator.distributed_type in SHARDED:
+        raise InputError(
+            f"accelerate is configured for {accelerator.distributed_type.value}, which shards weights that are saved whole "
+            "here: train with plain data parallelism (accelerate launch --multi_gpu)"
+        )
     if config.run.mixed_precision == "fp16" and accelerator.device.type == "cpu":
         raise InputError("fp16 needs a GPU: on a CPU train with bf16 or no", flag="--mixed-precision")
     torch.backends.cuda.matmul.allow_tf32 = config.run.allow_tf32
@@ -342,31 +376,6 @@ def _refuse_full_disk(config: TrainConfig, folder: Path, networks: list[torch.nn
     refuse_full_disk(folder, to_come * n_weights * BYTES_PER_TRAINED_WEIGHT)
 
 
-def _describe(config: TrainConfig) -> dict[str, str]:
-    """What a reader of the adapter wants to know of its making."""
-    versions = {name: metadata.version(name) for name in VERSIONS_OF}
-    return {
-        "base": config.model.pretrained_model_name_or_path,
-        "visibility": config.model.visibility,
-        "train_T": str(config.model.train_T),
-        "pisa_layers": config.model.pisa_layers,
-        "lora_rank": str(config.model.lora_rank),
-        "lora_alpha": f"{config.model.lora_alpha:g}",
-        "seed": str(config.run.seed),
-        "config": json.dumps(_for_strangers(asdict(config))),
-        "versions": " ".join(f"{name}={version}" for name, version in versions.items()),
-    }
-
-
-def _for_strangers(config: dict[str, Any]) -> dict[str, Any]:
-    """A configuration without the places of files on this machine."""
-    return {
-        name: _for_strangers(value) if isinstance(value, dict) else value
-        for name, value in config.items()
-        if not name.endswith(NOT_FOR_STRANGERS)
-    }
-
-
 def _length(config: TrainConfig, n_processes: int) -> Length:
     run = config.run
     return Length(
@@ -374,17 +383,8 @@ def _length(config: TrainConfig, n_processes: int) -> Length:
         batch_size=run.train_batch_size,
         n_samples_per_step=run.train_batch_size * run.gradient_accumulation_steps * n_processes,
         n_workers=config.data.dataloader_num_workers,
+        compose_on=config.data.compose_on,
         checkpointing_steps=run.checkpointing_steps,
         checkpoints_kept=run.checkpoints_total_limit,
         resume_from=run.resume_from_checkpoint,
     )
-
-
-def _write_description(folder: Path, config: TrainConfig) -> None:
-    """The run's folder says what it is: the resolved configuration, the command, the versions."""
-    with write_atomically(folder / "config.yaml") as partial:
-        partial.write_text(yaml.safe_dump(asdict(config), sort_keys=False), encoding="utf-8")
-    versions = [f"python {platform.python_version()}", *(f"{name} {metadata.version(name)}" for name in VERSIONS_OF)]
-    command = shlex.join([Path(sys.executable).name, *sys.argv])
-    with write_atomically(folder / "command.txt") as partial:
-        partial.write_text("\n".join([command, *versions]) + "\n", encoding="utf-8")

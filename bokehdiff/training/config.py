@@ -55,6 +55,12 @@ class DataConfig:
 
     Args:
         train_data_dir: Folder with foregrounds (*fg/, images with alpha) and backgrounds (bg/).
+        composition: published is the paper's distribution, its faults mended; bokehdiff has several subjects, leaning
+            and bent surfaces, lights above white, noise, and disparity as wrong as estimators make it.
+        mix_in: Photographed pairs whose lens is known, mixed with the composed ones: LAYOUT:FOLDER@WEIGHT, several with
+            commas; composed samples have weight 1.
+        compose_on: Where composed pairs are rendered: auto is the GPU, one batch ahead, where training runs on one and
+            CuPy is there.
         resolution: Side of a training sample [px].
         strength_min_px: Smallest blur strength drawn at 768 px [px]; the largest circle of confusion is about this.
         strength_max_px: Largest blur strength drawn at 768 px [px].
@@ -62,6 +68,9 @@ class DataConfig:
     """
 
     train_data_dir: str = ""
+    composition: Literal["published", "bokehdiff"] = "published"
+    mix_in: str = ""
+    compose_on: Literal["auto", "cpu", "gpu"] = "auto"
     resolution: int = 512
     strength_min_px: float = 3.0
     strength_max_px: float = 96.0
@@ -140,8 +149,8 @@ class ValidationConfig:
     """What is held out, and how often it is looked at.
 
     Args:
-        validation_data_dir: Held-out pairs: a folder with *fg/ and bg/, or one with pairs of photographs; none composes
-            pairs that training never sees from the training folder's own files.
+        validation_data_dir: Held-out pairs: a folder with *fg/ and bg/ to compose from, or photographed pairs whose
+            lens is known as LAYOUT:FOLDER; none composes pairs that training never sees from the training folder.
         validation_steps: Measure PSNR, SSIM and, with --lpips, LPIPS every so many steps [steps]; 0 for never. The best
             adapter by PSNR is kept in best-NNNNNNNN/.
         validation_samples: Pairs that are measured [1]; fewer if there are fewer.

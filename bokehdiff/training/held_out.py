@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -19,6 +19,7 @@ from bokehdiff.losses import PerceptualLoss
 from bokehdiff.metrics import psnr, ssim
 from bokehdiff.models import OneStepGenerator, PromptEmbedding
 from bokehdiff.pictures import colour_coc, contact_sheet
+from bokehdiff.tiling import pad_to_multiple
 from bokehdiff.training.network import Network
 from bokehdiff.training.steps import Attention, pisa_inputs
 
@@ -94,8 +95,18 @@ def predict(
         attention: Convention; its dropout is left out.
         prompt: The one prompt's embedding.
     """
-    pisa = pisa_inputs(batch, generator, attention.for_inference(), hardness=INFERENCE_HARDNESS)
-    return generator(batch.image_srgb, pisa, prompt).float().clamp(0.0, 1.0)
+    multiple = generator.size_multiple
+    padded, target = (pad_to_multiple(images, multiple) for images in (batch.image_srgb, batch.target_srgb))
+    disparity, coc_px = (pad_to_multiple(plane[:, None], multiple) for plane in (batch.disparity, batch.coc_px))
+    larger = replace(
+        batch,
+        image_srgb=padded.image,
+        target_srgb=target.image,
+        known_disparity=disparity.image[:, 0],
+        known_coc_px=coc_px.image[:, 0],
+    )
+    pisa = pisa_inputs(larger, generator, attention.for_inference(), hardness=INFERENCE_HARDNESS)
+    return padded.crop(generator(padded.image, pisa, prompt).float()).clamp(0.0, 1.0)
 
 
 @torch.no_grad()

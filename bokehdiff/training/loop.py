@@ -10,11 +10,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from bokehdiff.attention import training_hardness
-from bokehdiff.data import TrainBatch, training_loader
+from bokehdiff.data import TrainBatch, training_batches
 from bokehdiff.errors import at_fault
 from bokehdiff.images import make_folder, save_image
 from bokehdiff.models import save_adapter
@@ -138,8 +137,10 @@ def batches(run: Run, progress: Progress) -> Iterator[TrainBatch]:
     left = run.length.n_steps * run.length.n_samples_per_step - progress.n_samples_seen
     if left <= 0:
         return
-    loader: DataLoader[TrainBatch] = training_loader(
+    yield from training_batches(
         run.dataset,
+        device=run.accelerator.device,
+        compose_on=run.length.compose_on,
         batch_size=run.length.batch_size,
         first_sample=progress.n_samples_seen,
         n_samples=left,
@@ -147,8 +148,6 @@ def batches(run: Run, progress: Progress) -> Iterator[TrainBatch]:
         rank=run.accelerator.process_index,
         world_size=run.accelerator.num_processes,
     )
-    for batch in loader:
-        yield batch.to(run.accelerator.device)
 
 
 def optimise(run: Run, batch: TrainBatch, progress: Progress, tally: Tally) -> None:

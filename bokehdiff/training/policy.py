@@ -46,6 +46,7 @@ NOTED = frozenset(
         "model.variant",
         "model.attention_dropout",
         "data.train_data_dir",
+        "data.compose_on",
         "loss.lambda_mse",
         "loss.lpips",
         "loss.lambda_lpips",

@@ -9,6 +9,7 @@ import signal
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -16,7 +17,7 @@ from safetensors.torch import load_file
 
 from bokehdiff.data import collate
 from bokehdiff.errors import BokehDiffError, ConfigError, InputError, MissingDependencyError, MissingWeightsError
-from bokehdiff.images import load_photo
+from bokehdiff.images import load_photo, save_image
 from bokehdiff.metrics import psnr
 from bokehdiff.models import load_adapter
 from bokehdiff.training import loop
@@ -26,6 +27,7 @@ from bokehdiff.training.endings import DivergenceError, Stopped
 from bokehdiff.training.held_out import measure, predict
 from bokehdiff.training.records import VALIDATION_FILE, Tally, read_records
 from bokehdiff.training.watch import refuse_divergence
+from tests.data.test_pairs import blb
 from tests.training.runs import SIZE_PX, adapter_tensors, assert_same_adapters, config_for, untimed
 
 
@@ -263,6 +265,29 @@ def test_what_cannot_work_fails_at_once_and_names_the_flag(tiny_base, training_s
         loop.train(config_for(tiny_base, training_set, tmp_path / "run", **changes))
 
 
+def test_pairs_with_a_known_lens_are_mixed_in_and_measured_whole(tiny_base, training_set, tmp_path):
+    """BLB tells its lens; its photographs are 40 x 48 here, which the backbone's 32 does not divide."""
+    pairs = blb(tmp_path / "blb", depth=np.linspace(1.0, 9.0, 40 * 48).reshape(40, 48))
+    folder = loop.train(
+        config_for(
+            tiny_base, training_set, tmp_path / "run", composition="bokehdiff", mix_in=f"blb:{pairs}@3",
+            validation_data_dir=f"blb:{pairs}", validation_steps=1, resolution=32, max_train_steps=1, preview_steps=1,
+        )
+    )  # fmt: skip
+    (scores,) = read_records(folder, file=VALIDATION_FILE)
+    assert math.isfinite(scores["validation_psnr"])
+    assert (folder / "preview_00000001.png").is_file()
+
+
+def test_pairs_that_do_not_know_their_lens_are_refused(tiny_base, training_set, tmp_path):
+    for side in ("a", "b"):
+        (tmp_path / "pairs" / side).mkdir(parents=True)
+        save_image(tmp_path / "pairs" / side / "1.png", torch.rand(1, 3, 64, 64))
+    for flag in ("mix_in", "validation_data_dir"):
+        with pytest.raises(InputError, match=f"^--{flag.replace('_', '-')}: .*tell neither focus nor strength"):
+            build(config_for(tiny_base, training_set, tmp_path / "run", **{flag: f"folders:{tmp_path / 'pairs'}"}))
+
+
 def test_output_folder_that_cannot_be_made_is_named(config, tmp_path):
     (tmp_path / "file").write_text("")
     broken = replace(config, run=replace(config.run, output_dir=str(tmp_path / "file" / "run")))
@@ -290,6 +315,14 @@ def test_running_out_of_memory_says_what_to_try(config, monkeypatch):
 def test_float16_on_a_cpu_is_refused(config, another_precision):
     with pytest.raises(InputError, match="^--mixed-precision: fp16 needs a GPU"):
         loop.train(replace(config, run=replace(config.run, mixed_precision="fp16")))
+
+
+def test_plugins_that_shard_are_refused_rather_than_half_supported(config, monkeypatch):
+    from accelerate import Accelerator, DistributedType
+
+    monkeypatch.setattr(Accelerator, "distributed_type", property(lambda self: DistributedType.FSDP))
+    with pytest.raises(InputError, match="configured for FSDP, which shards weights that are saved whole"):
+        build(config)
 
 
 def test_half_precision_keeps_trained_weights_exact_and_the_vae_out_of_it(config, another_precision):

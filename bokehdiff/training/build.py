@@ -246,8 +246,8 @@ def _build_accelerator(config: TrainConfig, folder: Path) -> Accelerator:
     )
     if accelerator.distributed_type in SHARDED:
         raise InputError(
-            f"accelerate is configured for {accelerator.distributed_type.value}, which shards weights that are saved whole "
-            "here: train with plain data parallelism (accelerate launch --multi_gpu)"
+            f"accelerate is configured for {accelerator.distributed_type.value}, which shards weights that are saved "
+            "whole here: train with plain data parallelism (accelerate launch --multi_gpu)"
         )
     if config.run.mixed_precision == "fp16" and accelerator.device.type == "cpu":
         raise InputError("fp16 needs a GPU: on a CPU train with bf16 or no", flag="--mixed-precision")

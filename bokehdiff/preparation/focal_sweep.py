@@ -1,4 +1,4 @@
-"""First guess of depth from defocus: how large a disc, the same everywhere, makes each patch look as it was seen."""
+"""How well discs of every radius, the same everywhere, explain every pixel of defocused images."""
 
 from __future__ import annotations
 
@@ -6,66 +6,152 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
+import cv2
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from bokehdiff.images import linear_to_srgb
-from bokehdiff.optics import Aperture, Lens
-from bokehdiff.renderers import render_photo
+from bokehdiff.images import Transfer, linear_to_srgb
+from bokehdiff.optics import Aperture
+from bokehdiff.preparation.labelling import STEP_PX, guided
+from bokehdiff.renderers.scatter import FIRST_RADII_PX, aperture_kernel
 
-STEP_PX = 0.5  # between radii; discs closer than that differ by less than noise does, and a parabola goes between
-PATCH_PX = 1.5  # standard deviation of the patch that is compared
 NOISE_SRGB = 0.004  # one step of 8 bits: differences below tell nothing
 ROBUST_SRGB = 0.1  # larger differences come from occlusion and clipped lights, and count no more than this
-EDGE_SRGB = 0.05  # colour that changes so much from pixel to pixel lets depth change too
-LEAST_LINK = 0.02  # of neighbours across the strongest edge, so that nothing is left without a value
-FILL = 0.02  # weight of links over that of what patches say, whose weight is below 1
-N_PROBES = 4000  # pixels that vote for the lens
+LEAST_SLICE_PX = FIRST_RADII_PX[1]
+N_PROBES = 4000  # pixels that vote for the lens, ...
+PROBE_SHARE = 0.25  # ... but no more than this share of all
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """How well discs of every radius explain every pixel of every defocused image.
+    """Costs of circles of confusion in each defocused image, on a ladder of radii.
 
     Args:
-        costs: Squared difference of patches, robust, display values; n images, m radii.
-        radii_px: 0, STEP_PX, 2 STEP_PX, ... [px]
+        costs: Squared difference, robust, display values, averaged within surfaces; n images, m rungs.
+        first_px: Signed circle of confusion of each image's first rung [px].
+        steps_px: Between the rungs of each image [px].
+        signed: Whether rungs are signed circles of confusion, or radii that serve both sides of the focus.
     """
 
     costs: Float[Tensor, "n m h w"]
-    radii_px: Float[Tensor, " m"]
+    first_px: Float[Tensor, " n"]
+    steps_px: Float[Tensor, " n"]
+    signed: bool
 
     def at(self, image: int, coc_px: Float[Tensor, " k"], where: Tensor | None = None) -> Float[Tensor, "k ..."]:
-        """Costs of one image for signed circles of confusion, between two radii by linear shares.
+        """Costs of one image for signed circles of confusion, between two rungs by linear shares.
 
         Args:
             image: Which.
-            coc_px: Signed [px]; beyond the largest radius as for that one.
+            coc_px: Signed [px]; beyond the ladder's ends as for those.
             where: Flat indices of pixels; None for all, as h w.
         """
         costs = self.costs[image] if where is None else self.costs[image].flatten(1)[:, where]
-        position = (coc_px.abs() / STEP_PX).clamp(max=len(self.radii_px) - 1)
-        low = position.floor().long().clamp(max=max(len(self.radii_px) - 2, 0))
+        rung = (coc_px if self.signed else coc_px.abs()) - self.first_px[image]
+        position = (rung / self.steps_px[image]).clamp(0, len(costs) - 1)
+        low = position.floor().long().clamp(max=max(len(costs) - 2, 0))
         share = (position - low).view(-1, *[1] * (costs.ndim - 1))
-        return costs[low] * (1.0 - share) + costs[(low + 1).clamp(max=len(self.radii_px) - 1)] * share
+        return torch.lerp(costs[low], costs[(low + 1).clamp(max=len(costs) - 1)], share)
+
+    def explained(
+        self,
+        levels_px: Float[Tensor, " k"],
+        scales: Sequence[float],
+        shifts: Float[Tensor, " n"],
+        images: Sequence[int],
+        where: Tensor | None = None,
+    ) -> Float[Tensor, "k ..."]:
+        """Costs, summed over images, if the circle of confusion in image i is scales[i] * level + shifts[i].
+
+        Args:
+            levels_px: Signed circles of confusion in the first image.
+            scales: Of each image's over the first's.
+            shifts: Added to it [px].
+            images: Which.
+            where: Flat indices of pixels; None for all, as h w.
+        """
+        total = self.at(images[0], scales[images[0]] * levels_px + shifts[images[0]], where)
+        for i in images[1:]:
+            total += self.at(i, scales[i] * levels_px + shifts[i], where)
+        return total
+
+    def probes(self) -> Tensor:
+        """Flat indices of the pixels that one disc explains far better than others, those that see one surface only.
+
+        Concretely, those with the largest sum over images of log(max cost / (min cost + NOISE_SRGB^2)).
+        """
+        ratios = self.costs.amax(dim=1) / (self.costs.amin(dim=1) + NOISE_SRGB**2)
+        told = ratios.log().sum(dim=0).flatten()
+        return told.topk(min(N_PROBES, math.ceil(PROBE_SHARE * len(told)))).indices
+
+
+class Blurrer:
+    """Blurs images by discs of many radii: the transform of an image is taken once.
+
+    Concretely, blurred[c, y, x] = sum over (i, j) of kernel[i, j] image[c, y - i, x - j]; beyond the border the edge
+    pixels go on.
+
+    Args:
+        size_hw: Of the images [px].
+        largest_px: Largest radius [px].
+        aperture: Shape of the opening.
+    """
+
+    def __init__(self, size_hw: tuple[int, int], largest_px: float, aperture: Aperture) -> None:
+        self._size_hw = size_hw
+        self._margin = math.ceil(largest_px) + 1
+        self._padded_hw = [cv2.getOptimalDFTSize(side + 2 * self._margin) for side in size_hw]
+        self._aperture = aperture
+
+    def transform(self, image: Float[Tensor, "c h w"]) -> Tensor:
+        """What `blurred` takes for an image."""
+        return torch.fft.rfft2(F.pad(image[None], (self._margin,) * 4, mode="replicate")[0], s=self._padded_hw)
+
+    def kernel(self, coc_px: float) -> Float[Tensor, "k k"]:
+        """Picture of a dot; see `scatter.aperture_kernel`. Below the renderer's least slice, as it blends two."""
+        share = min(abs(coc_px) / LEAST_SLICE_PX, 1.0)
+        kernel = aperture_kernel(coc_px if share == 1.0 else LEAST_SLICE_PX, self._aperture, like=torch.zeros(()))
+        dot = torch.zeros_like(kernel)
+        dot[len(kernel) // 2, len(kernel) // 2] = 1.0
+        return torch.lerp(dot, kernel, share)
+
+    def blurred(self, transform: Tensor, kernel: Float[Tensor, "k k"]) -> Float[Tensor, "c h w"]:
+        """The image convolved with a kernel no wider than the largest disc."""
+        first = self._margin + kernel.shape[0] // 2
+        product = transform * torch.fft.rfft2(kernel, s=self._padded_hw)
+        height, width = self._size_hw
+        return torch.fft.irfft2(product, s=self._padded_hw)[..., first : first + height, first : first + width]
 
 
 @dataclass(frozen=True)
-class Guess:
-    """What patches say of the circle of confusion in the first defocused image.
+class Uniform:
+    """The one radius that explains the whole of each image.
 
     Args:
-        coc_px: Signed, filled where patches tell nothing [px].
-        confidence: How much they tell, in [0, 1): 0 without texture.
-        uniform_px: The one circle of confusion that explains the whole of the images best [px].
+        squared: Mean squared difference of display values; n images, m radii of 0, STEP_PX, 2 STEP_PX, ...
     """
 
-    coc_px: Float[Tensor, "1 h w"]
-    confidence: Float[Tensor, "1 h w"]
-    uniform_px: float
+    squared: Float[Tensor, "n m"]
+
+    def best_px(self, levels_px: Float[Tensor, " k"], scales: Sequence[float], shifts: Float[Tensor, " n"]) -> float:
+        """The circle of confusion in the first image with the least sum of squares over all images [px].
+
+        Args:
+            levels_px: To choose from, signed.
+            scales: Of each image's over the first's.
+            shifts: Added to it [px].
+        """
+        sweep = _of_radii(self.squared[..., None, None])
+        total = sweep.explained(levels_px, scales, shifts, range(len(self.squared)))
+        return float(levels_px[int(total.flatten().argmin())])
+
+
+def difference(picture_srgb: Float[Tensor, "3 h w"], seen_srgb: Float[Tensor, "3 h w"]) -> Float[Tensor, "h w"]:
+    """Mean over the colours of e^2 / (1 + e^2 / ROBUST_SRGB^2), e the difference of display values."""
+    squared = (picture_srgb - seen_srgb).square_()
+    return (squared / (1.0 + squared / ROBUST_SRGB**2)).mean(dim=0)
 
 
 def sweep_radii(
@@ -74,132 +160,35 @@ def sweep_radii(
     *,
     largest_px: float,
     aperture: Aperture,
-) -> Sweep:
-    """Blur the sharp image by discs of every radius and compare patches with the defocused images.
+    transfer: Transfer,
+) -> tuple[Sweep, Uniform]:
+    """Blur the sharp image by discs of every radius, each once, and compare it with the defocused images.
 
-    Concretely, cost[n, m, y, x] = sum over (i, j) of g(i, j) rho(blur_m - blurred_n)[y + i, x + j], with a gaussian g
-    of `PATCH_PX`, and rho(e) the mean over the colours of e^2 / (1 + e^2 / ROBUST_SRGB^2), in display values.
+    Concretely, with D[n, m, y, x] = `difference` of blur_m and image n, costs[n, m] = `labelling.guided` averages of
+    D[n, m]. A disc is the same before and behind the focus; of a lopsided opening one side is taken for both.
 
     Args:
         sharp_linear: All in focus.
         blurred_srgb: Defocused images, display values in [0, 1].
         largest_px: Largest radius [px].
         aperture: Shape of the opening.
+        transfer: How light becomes display values.
     """
-    radii_px = torch.arange(math.ceil(largest_px / STEP_PX) + 1, dtype=torch.float32) * STEP_PX
-    uniform = torch.zeros_like(sharp_linear[:, 0])
-    costs = []
-    for radius in radii_px.tolist():
-        # A disc is the same before and behind the focus; of a lopsided opening one side is taken for both.
-        picture = render_photo(sharp_linear, uniform + radius, Lens(0.0, 1.0, aperture), method="scatter")
-        squared = (linear_to_srgb(picture).clamp(0.0, 1.0) - blurred_srgb).square()
-        costs.append(_patches((squared / (1.0 + squared / ROBUST_SRGB**2)).mean(dim=1)))
-    return Sweep(torch.stack(costs, dim=1), radii_px)
+    n_radii = math.ceil(largest_px / STEP_PX) + 1
+    blurrer = Blurrer((sharp_linear.shape[2], sharp_linear.shape[3]), (n_radii - 1) * STEP_PX, aperture)
+    transform = blurrer.transform(sharp_linear[0])
+    costs = sharp_linear.new_zeros(len(blurred_srgb), n_radii, *sharp_linear.shape[2:])
+    squared = costs.new_zeros(len(blurred_srgb), n_radii)
+    for m in range(n_radii):
+        picture = blurrer.blurred(transform, blurrer.kernel(m * STEP_PX)).clamp_min(0.0)
+        picture = linear_to_srgb(picture[None], transfer=transfer)[0].clamp(0.0, 1.0)
+        for n, seen in enumerate(blurred_srgb):
+            costs[n, m] = difference(picture, seen)
+            squared[n, m] = (picture - seen).square().mean()
+    sharp_srgb = linear_to_srgb(sharp_linear, transfer=transfer).clamp(0.0, 1.0)
+    averaged = torch.stack([guided(part, sharp_srgb) for part in costs])
+    return _of_radii(averaged), Uniform(squared)
 
 
-def _patches(image: Float[Tensor, "n h w"]) -> Float[Tensor, "n h w"]:
-    """Gaussian averages; beyond the border the edge pixels go on."""
-    reach = math.ceil(2.5 * PATCH_PX)
-    offset = torch.arange(-reach, reach + 1, dtype=image.dtype)
-    kernel = torch.exp(-0.5 * (offset / PATCH_PX).square())
-    kernel = kernel / kernel.sum()
-    padded = F.pad(image[:, None], (reach,) * 4, mode="replicate")
-    return F.conv2d(F.conv2d(padded, kernel.view(1, 1, -1, 1)), kernel.view(1, 1, 1, -1))[:, 0]
-
-
-def explained(
-    sweep: Sweep,
-    levels_px: Float[Tensor, " k"],
-    scales: Sequence[float],
-    shifts: Float[Tensor, " n"],
-    images: Sequence[int],
-    where: Tensor | None = None,
-) -> Float[Tensor, "k ..."]:
-    """Costs, summed over images, if the circle of confusion in image i is scales[i] * level + shifts[i].
-
-    Args:
-        sweep: Of the images.
-        levels_px: Signed circles of confusion in the first image.
-        scales: Of each image's over the first's.
-        shifts: Added to it [px].
-        images: Which.
-        where: Flat indices of pixels; None for all, as h w.
-    """
-    parts = [sweep.at(i, scales[i] * levels_px + shifts[i], where) for i in images]
-    return torch.stack(parts).sum(dim=0)
-
-
-def probes(sweep: Sweep) -> Tensor:
-    """Flat indices of the pixels whose costs depend most on the radius, at most N_PROBES."""
-    spread = (sweep.costs.amax(dim=1) - sweep.costs.amin(dim=1)).sum(dim=0).flatten()
-    return spread.topk(min(N_PROBES, len(spread))).indices
-
-
-def guess(
-    sweep: Sweep,
-    sharp_srgb: Float[Tensor, "1 3 h w"],
-    levels_px: Float[Tensor, " k"],
-    scales: Sequence[float],
-    shifts: Float[Tensor, " n"],
-) -> Guess:
-    """The best level of each patch, between levels by a parabola, and filled in where patches tell nothing.
-
-    Concretely, with c the costs of the levels, u their minimum and c'' their curvature there, the confidence is
-    v / (1 + v), v = c'' / (min c + NOISE_SRGB^2) per px^2, and what is returned minimises
-    sum_p confidence(p) (x(p) - u(p))^2 + FILL * sum over neighbours p, q of link(p, q) (x(p) - x(q))^2.
-
-    Args:
-        sweep: Of the images.
-        sharp_srgb: All in focus; its edges part the filling.
-        levels_px: Signed circles of confusion of the first image, ascending by STEP_PX.
-        scales: Of each image's over the first's.
-        shifts: Added to it [px].
-    """
-    costs = explained(sweep, levels_px, scales, shifts, range(len(shifts)))
-    uniform_px = float(levels_px[int(costs.mean(dim=(1, 2)).argmin())])
-    least, index = costs.min(dim=0)
-    if len(levels_px) < 3:
-        return Guess(levels_px[index][None], torch.zeros_like(least)[None], uniform_px)
-    middle = index.clamp(1, len(levels_px) - 2)
-    before, here, after = (costs.gather(0, (middle + k)[None])[0] for k in (-1, 0, 1))
-    curvature = (before - 2.0 * here + after).clamp_min(1e-12)
-    offset = (0.5 * (before - after) / curvature).clamp(-1.0, 1.0)
-    offset = torch.where(index == middle, offset.clamp(-0.5, 0.5), offset)
-    coc_px = levels_px[middle] + offset * STEP_PX
-    value = curvature / STEP_PX**2 / (least + NOISE_SRGB**2)
-    confidence = value / (1.0 + value)
-    return Guess(_filled(coc_px, confidence, sharp_srgb[0])[None], confidence[None], uniform_px)
-
-
-def links(sharp_srgb: Float[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b h _"], Float[Tensor, "b _ w"]]:
-    """How surely neighbours, to the right and below, lie on one surface: exp(-change of colour / EDGE_SRGB).
-
-    Args:
-        sharp_srgb: All in focus.
-    """
-    changes = (sharp_srgb.diff(dim=3).abs().amax(dim=1), sharp_srgb.diff(dim=2).abs().amax(dim=1))
-    right, below = (torch.exp(-change / EDGE_SRGB).clamp_min(LEAST_LINK) for change in changes)
-    return right, below
-
-
-def _filled(
-    coc_px: Float[Tensor, "h w"], confidence: Float[Tensor, "h w"], sharp_srgb: Float[Tensor, "3 h w"]
-) -> Float[Tensor, "h w"]:
-    """The weighted least squares of `guess`, by a sparse solver."""
-    from scipy import sparse
-    from scipy.sparse.linalg import cg
-
-    height, width = coc_px.shape
-    number = np.arange(height * width).reshape(height, width)
-    right, below = (part[0].double().numpy().ravel() for part in links(sharp_srgb[None]))
-    first = np.concatenate([number[:, :-1].ravel(), number[:-1].ravel()])
-    second = np.concatenate([number[:, 1:].ravel(), number[1:].ravel()])
-    strength = FILL * np.concatenate([right, below])
-    adjacent = sparse.coo_matrix((strength, (first, second)), shape=(number.size,) * 2).tocsr()
-    adjacent = adjacent + adjacent.T
-    weight = confidence.double().numpy().ravel() + 1e-6  # so that a picture without texture has a solution
-    diagonal = weight + np.asarray(adjacent.sum(axis=1)).ravel()
-    system = sparse.diags(diagonal) - adjacent
-    value = coc_px.double().numpy().ravel()
-    filled, _ = cg(system, weight * value, x0=value, rtol=1e-6, maxiter=500, M=sparse.diags(1.0 / diagonal))
-    return torch.from_numpy(filled.reshape(height, width)).to(coc_px)
+def _of_radii(costs: Float[Tensor, "n m h w"]) -> Sweep:
+    return Sweep(costs, torch.zeros(len(costs)), torch.full((len(costs),), STEP_PX), signed=False)

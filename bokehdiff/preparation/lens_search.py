@@ -12,16 +12,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bokehdiff.errors import InputError
-from bokehdiff.preparation.focal_sweep import STEP_PX, Sweep, explained, probes
+from bokehdiff.preparation.focal_sweep import Sweep
+from bokehdiff.preparation.labelling import STEP_PX
 
 FirstFocus = Literal["nearest", "farthest"]
 
 LEAST_BLUR_PX = 1.0  # smaller discs do not show: if none is larger, there is nothing to see depth by
-RANGE_SLACK = 0.03  # of the range of u that patches show, by which descent may leave it
-LEAST_DOUBT = 0.02  # no patch counts for more than fifty of the doubtful ones
+RANGE_SLACK = 0.1  # of the range of u that a guess shows, by which what follows may leave it
 LARGEST_SHARE = 0.08  # of the longer side: no disc is looked for beyond it, if the strength is unknown, ...
 LARGEST_PX = 10.0  # ... or beyond this, if it is more
-QUANTILE = 0.02  # so much of what patches tell may lie beyond the range that is called 0 to 1: edges mislead some
+QUANTILE = 0.03  # of the pixels may lie beyond each end of the range that is called 0 to 1: edges mislead some
 
 
 @dataclass(frozen=True)
@@ -98,17 +98,14 @@ class LensModel:
         ends = (self.least_px, self.most_px)
         return max(abs(k * end + shift) for k, shift in zip(self.scales, shifts, strict=True) for end in ends)
 
-    def lenses(
-        self, unknown: Float[Tensor, " p"], coc_px: Float[Tensor, "1 h w"], confidence: Float[Tensor, "1 h w"]
-    ) -> Lenses:
+    def lenses(self, unknown: Float[Tensor, " p"], coc_px: Float[Tensor, "1 h w"]) -> Lenses:
         """Focus and strength of each image, what is unknown being set so that the scene spans [0, 1].
 
         Args:
             unknown: As found.
             coc_px: u, as found [px].
-            confidence: How much each pixel counts for the range.
         """
-        least, most = _span(coc_px.flatten(), confidence.flatten().double())
+        least, most = _span(coc_px)
         one = len(self.scales) == 1
         if one and self.first_focus == "nearest":
             most = 0.0
@@ -129,15 +126,14 @@ class LensModel:
             focus = tuple(first - shift / k for shift, k in zip(shifts, strength, strict=True))
         return Lenses(focus, strength)
 
-    def narrowed(self, coc_px: Float[Tensor, "1 h w"], confidence: Float[Tensor, "1 h w"]) -> LensModel:
-        """The same lenses for the range of u that a first guess has shown, and a little more.
+    def narrowed(self, coc_px: Float[Tensor, "1 h w"]) -> LensModel:
+        """The same lenses for the range of u that a guess has shown, and a little more.
 
         Args:
             coc_px: u, as guessed [px].
-            confidence: How much each pixel counts.
         """
-        least, most = _span(coc_px.flatten(), confidence.flatten().double())
-        slack = max(STEP_PX, RANGE_SLACK * (most - least))
+        least, most = _span(coc_px)
+        slack = max(2.0 * STEP_PX, RANGE_SLACK * (most - least))
         return replace(self, least_px=max(self.least_px, least - slack), most_px=min(self.most_px, most + slack))
 
     def resized(self, scale: float) -> LensModel:
@@ -231,16 +227,11 @@ def _range_px(
     return least, most
 
 
-def _span(values: Float[Tensor, " n"], confidence: Float[Tensor, " n"]) -> tuple[float, float]:
-    """What all but QUANTILE of the weight lies above, and below."""
-    weight = confidence / (1.0 - confidence).clamp_min(
-        LEAST_DOUBT
-    )  # of the least squares that the confidence stands for
-    order = values.argsort()
-    share = weight[order].cumsum(0) / weight.sum().clamp_min(torch.finfo(weight.dtype).tiny)
-    ends = torch.searchsorted(share, share.new_tensor([QUANTILE, 1.0 - QUANTILE])).clamp(max=len(values) - 1)
-    least, most = values[order[ends]].tolist()
-    return least, most
+def _span(coc_px: Float[Tensor, "1 h w"]) -> tuple[float, float]:
+    """What all but QUANTILE of the pixels lie above, and below."""
+    order = coc_px.flatten().sort().values
+    beyond = int(QUANTILE * (len(order) - 1))
+    return float(order[beyond]), float(order[len(order) - 1 - beyond])
 
 
 def _strength_px(least_px: float, most_px: float, focus_disparity: float) -> float:
@@ -265,38 +256,56 @@ def _open_side(n_images: int, focus: tuple[float, ...] | None) -> str:
 def searched(model: LensModel, sweep: Sweep) -> Float[Tensor, " p"]:
     """What is unknown of the lenses, one number after the other, by the costs of the pixels that tell most.
 
-    Concretely, the number is the one that minimises sum_p min_u sum_i cost_i(p, |scales[i] u + shifts[i]|), over
-    the images whose lens is then known, up to a fraction of a step of the sweep.
+    Concretely, the number is the one that minimises sum_p min_u sum_i cost_i(p, scales[i] u + shifts[i]), over
+    the images whose lens is then known, between steps of the sweep by a parabola.
 
     Args:
         model: What is known.
-        sweep: Of the images.
+        sweep: Of the images, over radii.
     """
     unknown = torch.zeros(model.directions.shape[1])
+    where = sweep.probes()
     for j in range(len(unknown)):
         # A strength shows in every image; a shift in its own, the later ones being still unknown.
         seen = model.directions[:, : j + 1].abs().sum(dim=1) > 0
         seen[0] = True
-        unknown[j] = _best_number(model, sweep, unknown, j, [int(i) for i in seen.nonzero()[:, 0]])
+        images = [int(i) for i in seen.nonzero()[:, 0]]
+        # Two images at the ends of the range see one thing by discs of that size, one before and one behind the focus.
+        shifts_px = torch.arange(0.0, 2.0 * model.largest_px + STEP_PX, STEP_PX)
+        unknown[j] = _best_number(model, sweep, unknown, j, shifts_px, images, where)
+        if float(unknown[j]) * _steepest(model, j) < LEAST_BLUR_PX:
+            raise InputError(
+                "the defocused images are focused alike: pass images of clearly different focus, or one of them"
+            )
     return unknown
 
 
-def _best_number(model: LensModel, sweep: Sweep, unknown: Float[Tensor, " p"], j: int, images: list[int]) -> float:
-    steepest = float(model.directions[:, j].abs().max())
-    # Two images at the ends of the range see one thing by discs of that size, one before and one behind the focus.
-    values = torch.arange(0.0, 2.0 * model.largest_px + STEP_PX, STEP_PX) / steepest
-    where = probes(sweep)
+def _steepest(model: LensModel, j: int) -> float:
+    """Most that a shift changes by one unit of what is unknown."""
+    return float(model.directions[:, j].abs().max())
+
+
+def _best_number(
+    model: LensModel,
+    sweep: Sweep,
+    unknown: Float[Tensor, " p"],
+    j: int,
+    shifts_px: Float[Tensor, " m"],
+    images: Sequence[int],
+    where: Tensor,
+) -> float:
+    """The best of the numbers that give the steepest shift one of several values [px], equally far apart."""
+    values = shifts_px / _steepest(model, j)
     scores = []
-    for value in values:
+    for value in values.tolist():
         tried = unknown.clone()
         tried[j] = value
-        levels_px = model.levels_within(float(value))
-        scores.append(
-            float(explained(sweep, levels_px, model.scales, model.shifts(tried), images, where).amin(0).sum())
-        )
-    best = int(torch.tensor(scores).argmin())
-    if abs(float(values[best])) * steepest < LEAST_BLUR_PX:
-        raise InputError(
-            "the defocused images are focused alike: pass images of clearly different focus, or one of them"
-        )
-    return float(values[best])
+        levels_px = model.levels_within(value)
+        costs = sweep.explained(levels_px, model.scales, model.shifts(tried), images, where)
+        scores.append(float(costs.amin(dim=0).sum()))
+    best = min(range(len(scores)), key=scores.__getitem__)
+    if not 0 < best < len(scores) - 1:
+        return float(values[best])
+    before, here, after = scores[best - 1 : best + 2]
+    offset = 0.5 * (before - after) / max(before - 2.0 * here + after, 1e-12)
+    return float(values[best] + offset * (values[best + 1] - values[best]))

@@ -17,9 +17,10 @@ class DefocusOptions:
     """Find disparity by how much things are blurred in photographs of other focus, through a renderer with gradients.
 
     Takes one photograph that is sharp everywhere (a closed aperture) and one or more defocused ones from the same
-    place, aligned to the pixel, exposed alike. A disc looks the same before and behind the focus: one defocused
-    photograph, or several of unknown focus, need --first-focus. Results: OUTPUT_DIR/NAME_pred.npy and NAME_pred.png
-    (16 bit), as `bokehdiff render` and `infer` read them, and NAME_sheet.png to look at.
+    place; small shifts, turns, changes of scale and of exposure between them are taken out. A disc looks the same
+    before and behind the focus: one defocused photograph, or several of unknown focus, need --first-focus. Results:
+    OUTPUT_DIR/NAME_pred.npy and NAME_pred.png (16 bit), as `bokehdiff render` and `infer` read them, and NAME_sheet.png
+    to look at.
 
     Args:
         sharp: The photograph that is sharp everywhere.
@@ -32,7 +33,8 @@ class DefocusOptions:
             the first is focused nearer, or farther, than the others. None where --focus tells.
         largest_coc: Largest radius to look for [px]; none for what --K and --focus say, or 8 % of the longer side.
         max_side: Larger photographs are worked on at this longer side, and K with them [px].
-        n_steps: Steps of descent at the full size, twice as many at half of it, and so on; 0 for the focal sweep alone.
+        n_steps: Steps of descent at the end; 0 for the focal sweep alone.
+        align: Lay the defocused photographs over the sharp one first, and make them as bright.
         transfer: How display values become light: gamma22 or the piecewise srgb curve.
     """
 
@@ -45,6 +47,7 @@ class DefocusOptions:
     largest_coc: float | None = None
     max_side: int = 640
     n_steps: int = 8
+    align: bool = True
     transfer: Literal["gamma22", "srgb"] = "gamma22"
 
 
@@ -87,6 +90,7 @@ def run(options: DefocusOptions) -> int:
             largest_coc_px=None if options.largest_coc is None else scale * options.largest_coc,
             transfer=options.transfer,
             n_steps=options.n_steps,
+            align=options.align,
             progress=True,
         )
     _write(found, sharp, blurred, scale, options)
@@ -104,6 +108,7 @@ def run(options: DefocusOptions) -> int:
             f"{path.name}: focus {focus_disparity:.3f}, K {strength_px / scale:.2f} px; residual PSNR {before:.2f} dB "
             f"(one disparity), {swept:.2f} dB (focal sweep), {after:.2f} dB (found)"
         )
+    print(f"all together: {found.gain_db:.2f} dB above the best single disparity")
     return 0
 
 

@@ -21,6 +21,7 @@ LARGEST_SHARE = 0.1  # of the longer side: no disc of more is tried
 RADIUS_STEP_SHARE = 0.008  # of the longer side, between them
 ITERATIONS, LEAST_CHANGE = 200, 1e-8  # of the search, and of the correlation
 LEAST_CORRELATION = 0.5  # of pictures that show one view
+LEAST_DEVIATION = 1e-3  # of display values: less is no texture
 CLIPPED_SRGB = 0.98  # brighter pixels do not tell how bright they were
 DARK_LINEAR = 0.02  # darker ones are noise, as a ratio
 MOVED_PX = 0.15  # movements, ...
@@ -172,10 +173,17 @@ def _climbed(picture: np.ndarray, blurred: np.ndarray, start: np.ndarray) -> tup
     first = _at_integers(start).astype(np.float32)
     try:
         correlation, found = cv2.findTransformECC(picture, blurred, first, cv2.MOTION_AFFINE, criteria, None, 1)
-    except cv2.error:  # OpenCV's way to say that it does not converge, as on pictures without texture
-        return start, 1.0
+    except cv2.error:  # OpenCV's way to say that it does not converge
+        return start, _correlation(picture, blurred)
     shift = found[:, 2] - found[:, :2] @ np.array([0.5, 0.5]) + 0.5
     return np.concatenate([found[:, :2], shift[:, None]], axis=1).astype(np.float64), float(correlation)
+
+
+def _correlation(picture: np.ndarray, other: np.ndarray) -> float:
+    """Of two grey pictures; 1 where one of them has no texture, which is not for this room to refuse."""
+    deviation = float(picture.std() * other.std())
+    covariance = float(((picture - picture.mean()) * (other - other.mean())).mean())
+    return covariance / deviation if deviation > LEAST_DEVIATION**2 else 1.0
 
 
 def _grey(image_linear: Float[Tensor, "1 3 h w"], transfer: Transfer) -> np.ndarray:
@@ -199,8 +207,7 @@ def _softened(
     for radius_px in np.arange(0.0, largest_px, max(RADIUS_STEP_SHARE * max(size_hw), 0.5)).tolist():
         picture = blurrer.blurred(transform, blurrer.kernel(radius_px))[None].clamp_min(0.0)
         grey = _grey(picture, transfer)
-        deviation = float(grey.std() * target.std())
-        correlation = float(((grey - grey.mean()) * (target - target.mean())).mean()) / max(deviation, 1e-12)
+        correlation = _correlation(grey, target)
         if correlation > most:
             best, most = picture, correlation
     return best

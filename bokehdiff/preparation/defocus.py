@@ -17,7 +17,7 @@ from bokehdiff.images import Transfer, resize
 from bokehdiff.optics import Aperture, Lens
 from bokehdiff.preparation.alignment import NONE, Alignment, aligned, roughly_aligned, worth_it
 from bokehdiff.preparation.candidates import tried
-from bokehdiff.preparation.descent import DefocusImages, Found, descended, sizes_of
+from bokehdiff.preparation.descent import DefocusImages, Found, descended
 from bokehdiff.preparation.focal_sweep import NOISE_SRGB, Sweep, sweep_radii
 from bokehdiff.preparation.labelling import Guess, filled, labelled
 from bokehdiff.preparation.lens_search import QUANTILE, FirstFocus, LensModel, lens_model, searched
@@ -108,8 +108,9 @@ def depth_from_defocus(
 
     Concretely, with the renderer R = render_photo(method="occlusion_aware"), minimise over disparity and lenses
     mean |R(sharp, disparity, lens_i) - blurred_i| in display values, plus SMOOTHNESS times the changes of disparity
-    between neighbours where the sharp image has no edge: from a sweep of uniform discs (`focal_sweep.guess`), by Adam,
-    from small images to large ones.
+    between neighbours where the sharp image has no edge, and ANCHOR times what confident pixels leave their start by:
+    by Adam, from what discs the same everywhere (`focal_sweep`) and then depths tried pixel by pixel (`candidates`)
+    have told. Of all steps that with the least squares is kept, be it the start.
 
     A disc looks the same before and behind the focus, so what one defocused image cannot tell must be said by
     `first_focus`, and so for several whose focus is unknown. Without the strength, it is the same in all of
@@ -126,7 +127,7 @@ def depth_from_defocus(
             of the longer side, at least 10.
         aperture: Shape of the opening.
         transfer: How display values become light.
-        n_steps: Of descent at the full size; twice as many at half of it, and so on. 0 leaves the sweep as it is.
+        n_steps: Of descent; 0 leaves what the sweep and the trials have told.
         align: Move the defocused images back onto the sharp one by a shift, a turn and a change of scale, and
             make them as bright, as far as they differ by more than such a search errs.
         progress: Show a bar.
@@ -143,8 +144,7 @@ def depth_from_defocus(
         size_px=max(sharp_srgb.shape[2:]),
     )
     full = DefocusImages.of_display(sharp_srgb, blurred_srgb, transfer=transfer, aperture=aperture)
-    n_descents = sum(round(n_steps / scale) for scale in sizes_of(full))
-    with tqdm(total=1 + N_TRIALS + n_descents, unit="step", disable=not progress) as bar:
+    with tqdm(total=1 + N_TRIALS + n_steps, unit="step", disable=not progress) as bar:
         swept = _swept(full, model, align, bar)
         full = full.laid_over(swept.alignments)
         start = found = Found(swept.guess.coc_px, swept.unknown)

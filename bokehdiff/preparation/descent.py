@@ -19,11 +19,11 @@ from bokehdiff.preparation.labelling import links
 from bokehdiff.preparation.lens_search import LensModel
 from bokehdiff.renderers import render_photo
 
-LEAST_SIDE_PX = 48  # shorter side of the smallest image of the pyramid
-N_SIZES = 1  # of the pyramid, each half as large as the one before
 STEP_SHARE = 0.02  # of the largest radius, that a pixel may change at once ...
 LEAST_STEP_PX = 0.1  # ... or this, if it is more
-LENS_STEP_PX = 0.1  # that a shift between images may change at once
+LENS_STEP_PX = (
+    0.02  # that a shift between images may change at once: the search among all pixels errs less than descent
+)
 LEAST_SLOPE = 0.005  # display values per px: Adam would take full steps where blur changes hardly anything
 SMOOTHNESS = 1e-3  # of a change by 1 px of radius between neighbours, in display values
 SMOOTH_PX = 0.05  # smaller changes between neighbours count by their square
@@ -116,18 +116,8 @@ class DefocusImages:
         return tuple(psnr(torch.cat(pictures), self.blurred_srgb).tolist())
 
 
-def sizes_of(images: DefocusImages) -> list[float]:
-    """Scales of the pyramid, the smallest first.
-
-    Args:
-        images: At the full size.
-    """
-    shorter = min(images.size_hw)
-    return [2.0**-k for k in reversed(range(N_SIZES)) if k == 0 or shorter * 2.0**-k >= LEAST_SIDE_PX]
-
-
 def descended(
-    full: DefocusImages,
+    images: DefocusImages,
     model: LensModel,
     start: Found,
     confidence: Float[Tensor, "1 h w"],
@@ -135,36 +125,16 @@ def descended(
     n_steps: int,
     bar: Any,
 ) -> Found:
-    """Coarse to fine: what changes at one size is added to what is known at the full one.
+    """Adam, with steps that shrink to nothing; what had the least squares is kept, be it the start.
 
     Args:
-        full: The images.
+        images: To explain.
         model: Of the lenses.
         start: Where to begin.
         confidence: How sure each pixel is of its start, in [0, 1).
-        n_steps: At the full size; twice as many at half of it, and so on.
+        n_steps: At least 1.
         bar: Told of each step.
     """
-    coc_px, unknown = start.coc_px, start.unknown
-    for scale in sizes_of(full):
-        images = full.resized(scale)
-        before_px, sure = (resize(plane[:, None], images.size_hw)[:, 0] for plane in (coc_px, confidence))
-        before = Found(before_px * scale, unknown * scale)
-        found = _descend(images, model.resized(scale), before, sure, round(n_steps / scale), bar)
-        change_px = resize((found.coc_px - before.coc_px)[:, None], full.size_hw)[:, 0] / scale
-        coc_px, unknown = coc_px + change_px, found.unknown / scale
-    return Found(coc_px.clamp(model.least_px, model.most_px), unknown)
-
-
-def _descend(
-    images: DefocusImages,
-    model: LensModel,
-    start: Found,
-    confidence: Float[Tensor, "1 h w"],
-    n_steps: int,
-    bar: Any,
-) -> Found:
-    """Adam, with steps that shrink to nothing; what had the least squares is kept, be it the start."""
     coc_px, unknown = start.coc_px.clone().requires_grad_(), start.unknown.clone().requires_grad_()
     step_px = max(LEAST_STEP_PX, STEP_SHARE * model.largest_px)
     parts = [{"params": [coc_px], "lr": step_px}]

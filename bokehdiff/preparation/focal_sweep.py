@@ -15,7 +15,8 @@ from torch.nn import functional as F
 from bokehdiff.images import Transfer, linear_to_srgb
 from bokehdiff.optics import Aperture
 from bokehdiff.preparation.labelling import STEP_PX, guided
-from bokehdiff.renderers.scatter import FIRST_RADII_PX, aperture_kernel
+from bokehdiff.renderers.scatter import FIRST_RADII_PX
+from bokehdiff.renderers.spread import aperture_kernel
 
 NOISE_SRGB = 0.004  # one step of 8 bits: differences below tell nothing
 ROBUST_SRGB = 0.1  # larger differences come from occlusion and clipped lights, and count no more than this

@@ -168,7 +168,8 @@ def _add_slopes(images: DefocusImages, state: Found, model: LensModel) -> float:
     squares = 0.0
     for i in range(len(blurred_srgb)):  # one graph at a time: memory does not grow with the number of images
         difference = images.seen(images.rendered(i, state, model)) - blurred_srgb[i : i + 1]
-        (robust(difference, ROBUST_SRGB).mean() * n_pixels / len(blurred_srgb)).backward()
+        if difference.requires_grad:  # nothing out of focus, nothing to follow
+            (robust(difference, ROBUST_SRGB).mean() * n_pixels / len(blurred_srgb)).backward()
         squares += float(difference.detach().square().sum())
     return squares
 

@@ -194,7 +194,7 @@ def test_floors_at_320_px_on_our_own_view():
     assert found.gain_db > GAIN_DB
 
 
-# Of s0_hair GAIN_DB is not reached: lights that the sharp image clips and hair limit the renderer, which gains 7.4 dB with
+# Of s0_hair GAIN_DB is not reached: hair and lights that the sharp image clips limit the renderer: it gains 7.4 dB with
 # the true depth and 9.4 dB with the one found.
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "least_gain_db"), [("s4_spheres", GAIN_DB), ("s0_hair", 9.0)])

@@ -39,9 +39,7 @@ def ssim(image_srgb: Float[Tensor, "b 3 h w"], reference_srgb: Float[Tensor, "rb
         reference_srgb: What they should be, of the same shape.
     """
     _refuse_unlike(image_srgb, reference_srgb)
-    if min(image_srgb.shape[-2:]) < SSIM_WINDOW_PX:
-        height, width = image_srgb.shape[-2:]
-        raise InputError(f"ssim needs images of at least {SSIM_WINDOW_PX} px on each side; got {height} x {width}")
+    _refuse_small(image_srgb, SSIM_WINDOW_PX, "ssim")
     similarity: Tensor = piq.ssim(
         image_srgb.clamp(0.0, 1.0),
         reference_srgb.clamp(0.0, 1.0),
@@ -64,11 +62,7 @@ def ms_ssim(image_srgb: Float[Tensor, "b 3 h w"], reference_srgb: Float[Tensor, 
         reference_srgb: What they should be, of the same shape.
     """
     _refuse_unlike(image_srgb, reference_srgb)
-    if min(image_srgb.shape[-2:]) < MS_SSIM_SMALLEST_PX:
-        height, width = image_srgb.shape[-2:]
-        raise InputError(
-            f"ms_ssim needs images of at least {MS_SSIM_SMALLEST_PX} px on each side; got {height} x {width}"
-        )
+    _refuse_small(image_srgb, MS_SSIM_SMALLEST_PX, "ms_ssim")
     similarity: Tensor = piq.multi_scale_ssim(
         image_srgb.clamp(0.0, 1.0),
         reference_srgb.clamp(0.0, 1.0),
@@ -85,3 +79,9 @@ def _refuse_unlike(image_srgb: Tensor, reference_srgb: Tensor) -> None:
         raise InputError(
             f"image and reference must be of one shape; got {list(image_srgb.shape)} and {list(reference_srgb.shape)}"
         )
+
+
+def _refuse_small(image_srgb: Tensor, smallest_px: int, metric: str) -> None:
+    height, width = image_srgb.shape[-2:]
+    if min(height, width) < smallest_px:
+        raise InputError(f"{metric} needs images of at least {smallest_px} px on each side; got {height} x {width}")

@@ -78,7 +78,7 @@ def test_blocks_and_parts_change_nothing(monkeypatch, convention):
     options = {"hardness": 5.0, "dropout": 0.2, "dropout_seed": 4}
     whole, grads = run("reference", leaves, coc_px, optics, **options)
     for side, size in ((1, 100), (2, 2**18), (3, 1), (16, 2000)):
-        monkeypatch.setattr(local, "_block_side", lambda *_, side=side: side)
+        monkeypatch.setattr(local, "BLOCK_HW", (side, side))
         monkeypatch.setattr(local, "WEIGHTS_AT_A_TIME", size)
         got, got_grads = run("local", leaves, coc_px, optics.to("cpu"), **options)
         assert_close(got, whole)

@@ -1,6 +1,7 @@
 """Photographs made ready for rendering: disparity and subject masks, predicted, taken in, or
 seen by the defocus of other photographs of the same view."""
 
+from bokehdiff.preparation.cutouts import CutoutLimits, UnusableSubjectError, cut_out
 from bokehdiff.preparation.defocus import DefocusResult, depth_from_defocus
 from bokehdiff.preparation.disparity import (
     DEPTH_ANYTHING_V2,
@@ -9,7 +10,8 @@ from bokehdiff.preparation.disparity import (
     TransformersDisparity,
     predicted_quantity,
 )
-from bokehdiff.preparation.folder import Outcome, PreparationReport, photographs_to_predict, prepare_folder
+from bokehdiff.preparation.folder import photographs_to_predict, prepare_folder
+from bokehdiff.preparation.foreground_colour import Colours, unmix
 from bokehdiff.preparation.maps import MapConvention, fill_holes, take_in
 from bokehdiff.preparation.matting import (
     BiRefNetMatting,
@@ -18,11 +20,16 @@ from bokehdiff.preparation.matting import (
     TransformersMatting,
     load_matting,
 )
+from bokehdiff.preparation.places import Dirnames
+from bokehdiff.preparation.report import Outcome, PreparationReport
 
 __all__ = [
     "DEPTH_ANYTHING_V2",
     "BiRefNetMatting",
+    "Colours",
+    "CutoutLimits",
     "DefocusResult",
+    "Dirnames",
     "DisparityModel",
     "DisparitySubject",
     "MapConvention",
@@ -32,6 +39,8 @@ __all__ = [
     "SubjectMatting",
     "TransformersDisparity",
     "TransformersMatting",
+    "UnusableSubjectError",
+    "cut_out",
     "depth_from_defocus",
     "fill_holes",
     "load_matting",
@@ -39,4 +48,5 @@ __all__ = [
     "predicted_quantity",
     "prepare_folder",
     "take_in",
+    "unmix",
 ]

@@ -1,182 +1,94 @@
-"""A folder of photographs made ready: input/NAME.jpg gets depth/NAME_pred.npy and mask/NAME.png."""
+"""A folder of photographs made ready: input/NAME.jpg gets depth/NAME_pred.npy and mask/NAME.png, and a cut-out."""
 
 from __future__ import annotations
 
 import logging
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from bokehdiff.errors import BokehDiffError, InputError
 from bokehdiff.images import (
-    IMAGE_SUFFIXES,
-    find_images,
     load_disparity,
     load_mask,
     load_photo,
     make_folder,
     save_disparity,
+    save_image,
     write_atomically,
 )
+from bokehdiff.preparation.cutouts import CutoutLimits, UnusableSubjectError, cut_out
 from bokehdiff.preparation.disparity import DisparityModel
-from bokehdiff.preparation.maps import MAP_SUFFIXES, MapConvention, normalised, take_in
+from bokehdiff.preparation.maps import MapConvention, normalised, take_in
 from bokehdiff.preparation.matting import SubjectMatting
+from bokehdiff.preparation.places import NOTE_KEYS, OUR_MARK, PREDICTION, Dirnames, Places, is_ours
+from bokehdiff.preparation.report import Outcome, PreparationReport, Status
 
 logger = logging.getLogger(__name__)
 
-PREDICTION = "_pred"  # the seed's name for the map that everything later reads: NAME_pred.npy
-OUR_MARK = ("Software", "bokehdiff prepare")  # written into masks of our making: no other mask is ever overwritten
-
-MASK_SUFFIXES = (".png", *sorted(IMAGE_SUFFIXES - {".png"}))
-
-Status = Literal["kept", "taken in", "predicted", "failed", "none"]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one photograph.
-
-    Args:
-        name: File name of the photograph.
-        disparity: "kept" as it was, "taken in" from another map, "predicted", or "failed".
-        mask: "kept", "predicted", "none" if not asked for, or "failed".
-        problem: What failed and what to do about it, in one line; None if nothing did.
-    """
-
-    name: str
-    disparity: Status
-    mask: Status
-    problem: str | None = None
-
-
-@dataclass(frozen=True)
-class PreparationReport:
-    """What became of a folder.
-
-    Args:
-        root: The folder.
-        outcomes: One per photograph, in natural order.
-        disparity_by: What predicted disparity; None if nothing was there to.
-        masks_by: What made masks; None if nothing was there to.
-    """
-
-    root: Path
-    outcomes: tuple[Outcome, ...]
-    disparity_by: str | None
-    masks_by: str | None
-
-    @property
-    def failures(self) -> tuple[Outcome, ...]:
-        """The photographs that are not ready."""
-        return tuple(outcome for outcome in self.outcomes if outcome.problem is not None)
-
-    def lines(self) -> tuple[str, ...]:
-        """The report to print: the counts, then each failure in one line."""
-        n_ready = len(self.outcomes) - len(self.failures)
-        return (
-            f"{n_ready} of {len(self.outcomes)} photographs in {self.root} are ready",
-            _counted("disparity", [outcome.disparity for outcome in self.outcomes], self.disparity_by),
-            _counted("masks", [outcome.mask for outcome in self.outcomes], self.masks_by),
-            *(f"failed: {outcome.name}: {outcome.problem}" for outcome in self.failures),
-        )
-
-
-def _counted(what: str, statuses: list[Status], predicted_by: str | None) -> str:
-    counts = Counter(statuses)
-    parts = [f"{n} {status}" + (f" by {predicted_by}" if status == "predicted" else "") for status, n in counts.items()]
-    return f"  {what}: {', '.join(parts)}"
-
-
-@dataclass(frozen=True)
-class _Folders:
-    """Where a photograph and what belongs to it lie, and what is there already."""
-
-    images: Path
-    depth: Path
-    mask: Path
-    maps: Mapping[str, tuple[Path, ...]]
-    masks: Mapping[str, tuple[Path, ...]]
-
-    @classmethod
-    def under(cls, root: Path, *, image_dirname: str, depth_dirname: str, mask_dirname: str) -> _Folders:
-        if not root.is_dir():
-            raise InputError(f"{root} is not a folder; expected one with photographs in {root / image_dirname}")
-        images, depth, mask = root / image_dirname, root / depth_dirname, root / mask_dirname
-        if not images.is_dir():
-            raise InputError(f"{images} is not a folder; expected the photographs there")
-        return cls(images, depth, mask, _by_name(depth, MAP_SUFFIXES), _by_name(mask, MASK_SUFFIXES))
-
-    def prediction(self, image: Path, suffix: str = ".npy") -> Path:
-        """Where the disparity of a photograph goes."""
-        return self.depth / f"{image.stem}{PREDICTION}{suffix}"
-
-    def map_to_take_in(self, image: Path) -> Path | None:
-        """A map of the user's: NAME.*, or NAME_pred.* unless NAME_pred.npy is there, which it then is a picture of."""
-        own = self.maps.get(image.stem, ())
-        if not self.prediction(image).exists():
-            own += self.maps.get(image.stem + PREDICTION, ())
-        if len(own) > 1:
-            logger.info("%s has %d maps; %s is used", image.name, len(own), own[0].name)
-        return own[0] if own else None
-
-
-def _by_name(folder: Path, suffixes: tuple[str, ...]) -> dict[str, tuple[Path, ...]]:
-    """The files of a folder by their stem, those with earlier suffixes first; nothing if it does not exist."""
-    found: dict[str, tuple[Path, ...]] = {}
-    files = [path for path in folder.iterdir() if path.suffix.lower() in suffixes] if folder.is_dir() else []
-    for path in sorted(files, key=lambda path: (suffixes.index(path.suffix.lower()), path.name)):
-        found[path.stem] = (*found.get(path.stem, ()), path)
-    return found
+WHITE_8_BIT = 255
+DIRNAMES = Dirnames()
+AS_STORED = MapConvention()
 
 
 @dataclass(frozen=True)
 class _Work:
     """What is to be done to each photograph."""
 
-    folders: _Folders
+    places: Places
     disparity_model: DisparityModel | None
     matting: SubjectMatting | None
     convention: MapConvention
+    cutouts: CutoutLimits | None
+    needs_disparity: bool
     overwrite: bool
 
     def prepare(self, image: Path) -> Outcome:
         """Everything for one photograph; whatever goes wrong is told in the outcome."""
-        disparity_status: Status = "failed"
-        mask_status: Status = "failed"
+        outcome = Outcome(self.name(image), "failed", "failed", "none" if self.cutouts is None else "failed")
         try:
             image_srgb = load_photo(image).image_srgb
-            disparity, disparity_status = self.disparity(image, image_srgb)
-            mask_status = self.mask(image, image_srgb, disparity)
+            disparity, status = self.disparity(image, image_srgb)
+            outcome = replace(outcome, disparity=status)
+            mask, status = self.mask(image, image_srgb, disparity)
+            outcome = replace(outcome, mask=status)
+            if self.cutouts is not None:
+                status, note = self.foreground(image, image_srgb, mask, self.cutouts)
+                outcome = replace(outcome, foreground=status, note=note)
         except BokehDiffError as error:
-            return Outcome(image.name, disparity_status, mask_status, error.message)
+            return replace(outcome, problem=error.message)
         except Exception as error:  # a full disk, no memory left, a model's own: the other photographs go on
             logger.debug("%s", image, exc_info=True)
-            problem = " ".join(f"{type(error).__name__}: {error}".split())
-            return Outcome(image.name, disparity_status, mask_status, problem)
-        return Outcome(image.name, disparity_status, mask_status)
+            return replace(outcome, problem=" ".join(f"{type(error).__name__}: {error}".split()))
+        return outcome
 
-    def disparity(self, image: Path, image_srgb: Float[Tensor, "1 3 h w"]) -> tuple[Float[Tensor, "1 h w"], Status]:
+    def name(self, image: Path) -> str:
+        return image.relative_to(self.places.images).as_posix()
+
+    def disparity(
+        self, image: Path, image_srgb: Float[Tensor, "1 3 h w"]
+    ) -> tuple[Float[Tensor, "1 h w"] | None, Status]:
         size_hw = (image_srgb.shape[2], image_srgb.shape[3])
-        prediction = self.folders.prediction(image)
+        prediction = self.places.prediction(image)
         if prediction.exists() and not self.overwrite:
             return _load_finished(prediction, size_hw), "kept"
-        own = self.folders.map_to_take_in(image)
+        own = self.places.map_to_take_in(image)
         if own is not None:
             disparity = take_in(own, size_hw, convention=self.convention)
             self._save(image, disparity, source=own)
             return disparity, "taken in"
         if self.disparity_model is None:
+            if not self.needs_disparity:
+                return None, "none"
             raise InputError(
-                f"no map in {self.folders.depth} and no disparity model: put {image.stem}.png or {image.stem}.npy "
+                f"no map in {prediction.parent} and no disparity model: put {image.stem}.png or {image.stem}.npy "
                 "there, or pass a model"
             )
         disparity = self.disparity_model.predict(image_srgb)
@@ -186,25 +98,48 @@ class _Work:
 
     def _save(self, image: Path, disparity: Float[Tensor, "1 h w"], *, source: Path | None) -> None:
         """NAME_pred.npy for the programs and NAME_pred.png to look at, unless that is what was taken in."""
-        make_folder(self.folders.depth)
-        save_disparity(self.folders.prediction(image), disparity)
-        picture = self.folders.prediction(image, ".png")
+        prediction, picture = self.places.prediction(image), self.places.prediction(image, ".png")
+        make_folder(prediction.parent)
+        save_disparity(prediction, disparity)
         if picture.exists() and not self.overwrite and picture != source:
             logger.info("%s is left as it is, though not made from %s", picture, source or "this prediction")
         elif picture != source:
             save_disparity(picture, disparity)
 
-    def mask(self, image: Path, image_srgb: Float[Tensor, "1 3 h w"], disparity: Float[Tensor, "1 h w"]) -> Status:
-        existing = self.folders.masks.get(image.stem, ())
-        if existing and not (self.overwrite and self.matting is not None and _is_ours(existing[0])):
-            _check_mask(existing[0], (image_srgb.shape[2], image_srgb.shape[3]))
-            return "kept"
+    def mask(
+        self, image: Path, image_srgb: Float[Tensor, "1 3 h w"], disparity: Float[Tensor, "1 h w"] | None
+    ) -> tuple[Float[Tensor, "1 h w"] | None, Status]:
+        existing = self.places.mask_of(image)
+        if existing and not (self.overwrite and self.matting is not None and is_ours(existing)):
+            return _load_fitting_mask(existing, (image_srgb.shape[2], image_srgb.shape[3])), "kept"
         if self.matting is None:
-            return "none"
+            return None, "none"
         mask = self.matting.predict(image_srgb, disparity)
-        make_folder(self.folders.mask)
-        _save_mask(self.folders.mask / f"{image.stem}.png", mask, made_by=self.matting.name)
-        return "predicted"
+        path = self.places.new_mask(image)
+        make_folder(path.parent)
+        _save_mask(path, mask, made_by=self.matting.name)
+        return mask, "predicted"
+
+    def foreground(
+        self,
+        image: Path,
+        image_srgb: Float[Tensor, "1 3 h w"],
+        mask: Float[Tensor, "1 h w"] | None,
+        limits: CutoutLimits,
+    ) -> tuple[Status, str | None]:
+        path = self.places.foreground(image)
+        if path.exists() and not (self.overwrite and is_ours(path)):
+            return "kept", None
+        if mask is None:
+            folder = self.places.new_mask(image).parent
+            raise InputError(f"there is no mask to cut a foreground out by: put {path.name} into {folder}")
+        try:
+            rgba_srgb = cut_out(image_srgb, mask, limits=limits)
+        except UnusableSubjectError as error:
+            return "unusable", error.message
+        make_folder(path.parent)
+        save_image(path, rgba_srgb, text=f"{OUR_MARK}: cut out of {self.name(image)}")
+        return "cut out", None
 
 
 def _load_finished(path: Path, size_hw: tuple[int, int]) -> Float[Tensor, "1 h w"]:
@@ -220,29 +155,20 @@ def _load_finished(path: Path, size_hw: tuple[int, int]) -> Float[Tensor, "1 h w
     return disparity
 
 
-def _check_mask(path: Path, size_hw: tuple[int, int]) -> None:
-    got_hw = tuple(load_mask(path).shape[-2:])
-    if got_hw != size_hw:
+def _load_fitting_mask(path: Path, size_hw: tuple[int, int]) -> Float[Tensor, "1 h w"]:
+    mask = load_mask(path)
+    if tuple(mask.shape[-2:]) != size_hw:
         raise InputError(
-            f"{path} is {got_hw[1]} x {got_hw[0]} px; expected {size_hw[1]} x {size_hw[0]} like the photograph: "
-            "resize it, or remove it to have one made"
+            f"{path} is {mask.shape[2]} x {mask.shape[1]} px; expected {size_hw[1]} x {size_hw[0]} like the "
+            "photograph: resize it, or remove it to have one made"
         )
-
-
-def _is_ours(path: Path) -> bool:
-    key, mark = OUR_MARK
-    try:
-        with Image.open(path) as picture:
-            return str(picture.info.get(key, "")).startswith(mark)
-    except (OSError, UnidentifiedImageError):
-        return False
+    return mask
 
 
 def _save_mask(path: Path, mask: Float[Tensor, "1 h w"], *, made_by: str) -> None:
-    key, mark = OUR_MARK
     text = PngInfo()
-    text.add_text(key, f"{mark}: {made_by}")
-    levels = (mask[0].clamp(0.0, 1.0) * 255.0).round().cpu().numpy().astype(np.uint8)
+    text.add_text(NOTE_KEYS[0], f"{OUR_MARK}: {made_by}")
+    levels = (mask[0].clamp(0.0, 1.0) * WHITE_8_BIT).round().cpu().numpy().astype(np.uint8)
     with write_atomically(path) as temporary:
         Image.fromarray(levels).save(temporary, format="PNG", pnginfo=text)
 
@@ -250,79 +176,86 @@ def _save_mask(path: Path, mask: Float[Tensor, "1 h w"], *, made_by: str) -> Non
 def prepare_folder(
     root: str | Path,
     *,
-    image_dirname: str = "input",
-    depth_dirname: str = "depth",
-    mask_dirname: str = "mask",
+    dirnames: Dirnames = DIRNAMES,
     disparity_model: DisparityModel | None,
     matting: SubjectMatting | None,
-    from_depth: bool = False,
-    invert_disparity: bool = False,
-    fill_holes: bool = False,
+    convention: MapConvention = AS_STORED,
+    cutouts: CutoutLimits | None = None,
+    needs_disparity: bool = True,
     overwrite: bool = False,
     progress: bool = True,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> PreparationReport:
     """Give every photograph of a folder its disparity and its subject mask; what is there already is kept.
 
     For input/NAME.jpg, depth/NAME_pred.npy is kept if it is valid; else another map NAME.npy, .npz, .exr, .tif, .png
     or .jpg is validated, normalised and written there (float32, 1 nearest) with a 16-bit NAME_pred.png to look at; else
-    the model predicts it. A mask goes to mask/NAME.png unless there is one. A photograph that fails stops no other, and
-    a run that was interrupted goes on where it stopped. Files of the user's own are never written to.
+    the model predicts it. A mask goes to mask/NAME.png unless there is one, and the subject to fg/NAME.png where
+    foregrounds are wanted. Folders within input/ are mirrored in the others. A photograph that fails stops no other,
+    and a run that was interrupted goes on where it stopped. Files of the user's own are never written to.
 
     Args:
         root: Folder that holds the others.
-        image_dirname: Photographs, under `root`.
-        depth_dirname: Disparity, under `root`.
-        mask_dirname: Subject masks, under `root`.
-        disparity_model: Predicts where there is no map; None: a photograph without a map fails.
+        dirnames: Names of the others.
+        disparity_model: Predicts where there is no map; None for none.
         matting: Makes masks where there are none; None: no masks are made.
-        from_depth: Maps that are taken in hold depth rather than disparity.
-        invert_disparity: Maps that are taken in are dark where near.
-        fill_holes: Fill what is unmeasured in maps that are taken in, rather than refuse them.
-        overwrite: Make NAME_pred.npy anew, and masks that this function made.
+        convention: What the values of maps that are taken in mean.
+        cutouts: Cut subjects out as training foregrounds, those that lie within these limits; None for none.
+        needs_disparity: A photograph without a map that no model predicts fails; else it goes without.
+        overwrite: Make NAME_pred.npy anew, and masks and foregrounds that this function made.
         progress: Show a bar.
+        rank: Number of this process among those that share the photographs out.
+        world_size: How many they are; each takes one of so many in turn.
     """
-    convention = MapConvention(from_depth=from_depth, invert=invert_disparity, fill_holes=fill_holes)
     root = Path(root)
-    folders = _Folders.under(root, image_dirname=image_dirname, depth_dirname=depth_dirname, mask_dirname=mask_dirname)
-    work = _Work(folders, disparity_model, matting, convention, overwrite)
-    images = find_images(folders.images)
-    twins = _twins(images)
-    with _bar(images, progress) as bar:
+    places = Places.under(root, dirnames)
+    work = _Work(places, disparity_model, matting, convention, cutouts, needs_disparity, overwrite)
+    images = places.photographs()
+    twins = _twins(images, places)
+    with _bar(images[rank::world_size], progress) as bar:
         outcomes = tuple(twins.get(image) or work.prepare(image) for image in bar)
     return PreparationReport(
-        root, outcomes, disparity_model.name if disparity_model else None, matting.name if matting else None
+        root,
+        outcomes,
+        disparity_model.name if disparity_model else None,
+        matting.name if matting else None,
+        None if cutouts is None else places.foregrounds,
     )
 
 
 def photographs_to_predict(
-    root: str | Path, *, image_dirname: str = "input", depth_dirname: str = "depth", overwrite: bool = False
+    root: str | Path,
+    *,
+    dirnames: Dirnames = DIRNAMES,
+    overwrite: bool = False,
 ) -> list[Path]:
     """The photographs for which `prepare_folder` would ask the disparity model; empty means that none is needed.
 
     Args:
         root: As for `prepare_folder`.
-        image_dirname: As for `prepare_folder`.
-        depth_dirname: As for `prepare_folder`.
+        dirnames: As for `prepare_folder`.
         overwrite: As for `prepare_folder`.
     """
-    folders = _Folders.under(Path(root), image_dirname=image_dirname, depth_dirname=depth_dirname, mask_dirname="")
+    places = Places.under(Path(root), dirnames)
 
     def is_there(image: Path) -> bool:
-        kept = folders.prediction(image).exists() and not overwrite
-        return kept or folders.map_to_take_in(image) is not None
+        kept = places.prediction(image).exists() and not overwrite
+        return kept or places.map_to_take_in(image) is not None
 
-    return [image for image in find_images(folders.images) if not is_there(image)]
+    return [image for image in places.photographs() if not is_there(image)]
 
 
-def _twins(images: list[Path]) -> dict[Path, Outcome]:
-    """Photographs that share their stem with an earlier one, whose map and mask they would overwrite."""
-    first: dict[str, Path] = {}
+def _twins(images: list[Path], places: Places) -> dict[Path, Outcome]:
+    """Photographs that differ from an earlier one in the suffix only, and would overwrite its map and mask."""
+    first: dict[Path, Path] = {}
     twins = {}
     for image in images:
-        elder = first.setdefault(image.stem, image)
+        elder = first.setdefault(places.key(image), image)
         if elder != image:
             problem = f"{image} shares its name with {elder.name}, and so its map: rename one of them"
-            twins[image] = Outcome(image.name, "failed", "failed", problem)
+            name = image.relative_to(places.images).as_posix()
+            twins[image] = Outcome(name, "failed", "failed", problem=problem)
     return twins
 
 

@@ -46,13 +46,13 @@ class SubjectMatting(Protocol):
         """What reports and logs call it."""
 
     def predict(
-        self, image_srgb: Float[Tensor, "1 3 h w"], disparity: Float[Tensor, "1 h w"]
+        self, image_srgb: Float[Tensor, "1 3 h w"], disparity: Float[Tensor, "1 h w"] | None
     ) -> Float[Tensor, "1 h w"]:
         """Share of each pixel that is subject, in [0, 1].
 
         Args:
             image_srgb: Photograph in display space, in [0, 1].
-            disparity: In [0, 1], 1 nearest.
+            disparity: In [0, 1], 1 nearest; None where it is not known.
         """
 
 
@@ -84,14 +84,16 @@ class DisparitySubject:
         return "heuristic from disparity and centre (no mask model)"
 
     def predict(
-        self, image_srgb: Float[Tensor, "1 3 h w"], disparity: Float[Tensor, "1 mh mw"]
+        self, image_srgb: Float[Tensor, "1 3 h w"], disparity: Float[Tensor, "1 mh mw"] | None
     ) -> Float[Tensor, "1 h w"]:
         """Mask of the subject; zero everywhere when the disparity is constant and nothing stands out.
 
         Args:
             image_srgb: Photograph in display space, in [0, 1]; only its edges count.
-            disparity: In [0, 1], 1 nearest.
+            disparity: In [0, 1], 1 nearest; needed.
         """
+        if disparity is None:
+            raise InputError("without disparity the heuristic finds no subject: pass a depth model or a mask model")
         _check_same_size(image_srgb, disparity)
         low, high = float(disparity.min()), float(disparity.max())
         if not (low >= 0.0 and high <= 1.0):
@@ -124,8 +126,21 @@ class DisparitySubject:
         return regions == 1 + np.argmax(weights)
 
     def _centre_weight(self, size_hw: tuple[int, ...]) -> np.ndarray:
-        offsets = [((np.arange(side) + 0.5) / side - 0.5) / self.spread for side in size_hw]
-        return np.exp(-0.5 * (offsets[0][:, None] ** 2 + offsets[1][None, :] ** 2))
+        return _gauss(size_hw, self.spread)
+
+
+def centre_weight(image_srgb: Float[Tensor, "1 3 h w"]) -> Float[Tensor, "1 h w"]:
+    """How much of a subject is to be expected at each pixel when nothing is known: 1 in the middle.
+
+    Args:
+        image_srgb: Photograph; only its size counts.
+    """
+    return torch.from_numpy(_gauss(tuple(image_srgb.shape[2:]), DisparitySubject.spread)).to(image_srgb)[None]
+
+
+def _gauss(size_hw: tuple[int, ...], spread: float) -> np.ndarray:
+    offsets = [((np.arange(side) + 0.5) / side - 0.5) / spread for side in size_hw]
+    return np.exp(-0.5 * (offsets[0][:, None] ** 2 + offsets[1][None, :] ** 2))
 
 
 def _fit_to_edges(image_srgb: Tensor, mask: Tensor) -> Tensor:
@@ -194,22 +209,21 @@ class TransformersMatting:
 
     @torch.no_grad()
     def predict(
-        self, image_srgb: Float[Tensor, "1 3 h w"], disparity: Float[Tensor, "1 mh mw"]
+        self, image_srgb: Float[Tensor, "1 3 h w"], disparity: Float[Tensor, "1 mh mw"] | None
     ) -> Float[Tensor, "1 h w"]:
         """Mask of the subject; see the class.
 
         Args:
             image_srgb: Photograph in display space, in [0, 1].
-            disparity: In [0, 1], 1 nearest; chooses among what the model segments.
+            disparity: In [0, 1], 1 nearest; chooses among what the model segments. Without it, what fills the middle.
         """
-        _check_same_size(image_srgb, disparity)
+        expected = centre_weight(image_srgb) if disparity is None else DisparitySubject().predict(image_srgb, disparity)
         weight = next(self.model.parameters())
         inputs = self.processor(images=[image_srgb[0]], do_rescale=False, return_tensors="pt")
         candidates = _candidates(self.model(pixel_values=inputs["pixel_values"].to(weight.device, weight.dtype)))
-        near = DisparitySubject().predict(image_srgb, disparity)
-        near = _fit(near[0], candidates).to(candidates.device)
+        near = _fit(expected[0], candidates).to(candidates.device)
         chosen = candidates[_overlap(candidates, near).argmax()]
-        return _fit(chosen.to(disparity.device), disparity).clamp(0.0, 1.0)
+        return _fit(chosen.to(image_srgb.device), image_srgb).clamp(0.0, 1.0)
 
 
 def _candidates(outputs: Any) -> Float[Tensor, "n h w"]:
@@ -272,21 +286,20 @@ class BiRefNetMatting:
 
     @torch.no_grad()
     def predict(
-        self, image_srgb: Float[Tensor, "1 3 h w"], disparity: Float[Tensor, "1 mh mw"]
+        self, image_srgb: Float[Tensor, "1 3 h w"], disparity: Float[Tensor, "1 mh mw"] | None
     ) -> Float[Tensor, "1 h w"]:
         """Mask of the subject; the disparity is not looked at.
 
         Args:
             image_srgb: Photograph in display space, in [0, 1].
-            disparity: In [0, 1], 1 nearest.
+            disparity: Not needed.
         """
-        _check_same_size(image_srgb, disparity)
         weight = next(self.model.parameters())
         mean, std = (torch.tensor(values).to(image_srgb)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
         square = resize(image_srgb, (BIREFNET_SIDE_PX, BIREFNET_SIDE_PX))
         logits = self.model(((square - mean) / std).to(weight.device, weight.dtype))[-1]
-        mask = logits.float().sigmoid().to(disparity.device)
-        return _fit(mask[0, 0], disparity).clamp(0.0, 1.0)
+        mask = logits.float().sigmoid().to(image_srgb.device)
+        return _fit(mask[0, 0], image_srgb).clamp(0.0, 1.0)
 
 
 def load_matting(
@@ -322,6 +335,6 @@ def _check_same_size(image_srgb: Tensor, disparity: Tensor) -> None:
         raise InputError(f"the disparity must have the size of the photograph; got {sizes[0]} for {sizes[1]}")
 
 
-def _fit(mask: Float[Tensor, "mh mw"], like: Float[Tensor, "n h w"]) -> Float[Tensor, "1 h w"]:
+def _fit(mask: Float[Tensor, "mh mw"], like: Float[Tensor, "*n h w"]) -> Float[Tensor, "1 h w"]:
     """A mask resized to the size of `like`."""
     return resize(mask[None, None], (like.shape[-2], like.shape[-1]))[0]

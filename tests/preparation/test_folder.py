@@ -11,7 +11,7 @@ from PIL import Image
 
 from bokehdiff.errors import InputError
 from bokehdiff.optics import normalise_disparity
-from bokehdiff.preparation import DisparitySubject, photographs_to_predict, prepare_folder
+from bokehdiff.preparation import Dirnames, DisparitySubject, MapConvention, photographs_to_predict, prepare_folder
 from tests.helpers import assert_close
 
 SIZE_HW = (24, 32)
@@ -32,9 +32,14 @@ def add_photo(root: Path, name="a.jpg", size_hw=SIZE_HW, mode="RGB"):
     Image.fromarray(pixels, mode=None).save(root / "input" / name)
 
 
-def prepare(root, **options):
+def prepare(root, *, depth_dirname="depth", **options):
     options = {"disparity_model": None, "matting": None, "progress": False} | options
-    return prepare_folder(root, **options)
+    convention = {name: options.pop(name) for name in ("from_depth", "fill_holes") if name in options}
+    if "invert_disparity" in options:
+        convention["invert"] = options.pop("invert_disparity")
+    return prepare_folder(
+        root, dirnames=Dirnames(depth=depth_dirname), convention=MapConvention(**convention), **options
+    )
 
 
 def only(report):

@@ -26,7 +26,8 @@ ROOMS = ("attention", "renderers", "data", "models", "preparation", "inference",
 NAMELESS = {"utils", "util", "helpers", "helper", "common", "misc"}
 UNITLESS = {"image", "images", "depth", "coc"}  # names that do not say their space or unit
 MODULES = sorted(module.name for module in pkgutil.walk_packages([str(PACKAGE)], "bokehdiff."))
-CONFIGS = sorted((REPOSITORY / "configs").rglob("*.yaml"))
+LAUNCHES = sorted((REPOSITORY / "configs" / "accelerate").glob("*.yaml"))
+CONFIGS = sorted(set((REPOSITORY / "configs").rglob("*.yaml")) - set(LAUNCHES))
 
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:
@@ -130,6 +131,21 @@ def test_every_config_loads_and_its_header_gives_a_command_that_parses(path, tmp
     command = re.search(r"^#\s+(?:accelerate launch|python) train_lora_otf\.py (.*)$", text, flags=re.MULTILINE)
     assert command, "the header tells the command that runs it"
     parse_options(TrainConfig, shlex.split(command.group(1)), program="bokehdiff train")
+
+
+@pytest.mark.parametrize("path", LAUNCHES, ids=lambda path: path.stem)
+def test_every_launch_config_is_accelerates_and_its_header_gives_a_command_that_parses(path):
+    from accelerate.commands.config.config_args import load_config_from_file
+    from accelerate.commands.launch import launch_command_parser
+
+    config = load_config_from_file(str(path))  # refuses unknown keys
+    assert config.num_processes > 1
+    command = re.search(r"^#\s+accelerate launch (.*)$", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert command, "the header tells the command that uses it"
+    asked = launch_command_parser().parse_args(shlex.split(command.group(1).replace(" N ", " 1 ")))
+    assert REPOSITORY / asked.config_file == path
+    assert asked.training_script == "train_lora_otf.py"
+    parse_options(TrainConfig, asked.training_script_args, program="bokehdiff train")
 
 
 def test_version_is_that_of_the_package():

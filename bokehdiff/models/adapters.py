@@ -18,6 +18,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import save
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from bokehdiff.errors import InputError
 from bokehdiff.images import make_folder, write_atomically
@@ -58,6 +59,21 @@ class TrainableParts:
 
     lora: dict[str, nn.Parameter]
     vae: dict[str, nn.Parameter]
+
+
+@dataclass(frozen=True)
+class AdapterTensors:
+    """The trained parts as they go into files: whole, on the CPU, under the files' names.
+
+    Args:
+        lora: Of the UNet.
+        vae: Of the autoencoder.
+        lora_metadata: PEFT's config in diffusers' file format.
+    """
+
+    lora: Mapping[str, Tensor]
+    vae: Mapping[str, Tensor]
+    lora_metadata: str
 
 
 @dataclass(frozen=True)
@@ -134,35 +150,67 @@ def trainable_parts(unet: UNet2DConditionModel, vae: AutoencoderKL) -> Trainable
     )
 
 
-def save_adapter(
-    folder: str | Path, unet: UNet2DConditionModel, vae: AutoencoderKL, *, metadata: Mapping[str, Any] | None = None
-) -> Path:
-    """Write the trained parts and nothing else, so that diffusers' `load_lora_weights` reads the LoRA as it is.
+def adapter_tensors(unet: UNet2DConditionModel, vae: AutoencoderKL) -> AdapterTensors:
+    """Copy the trained parts and nothing else; where weights are in shares, all processes must ask together.
+
+    Args:
+        unet: With a LoRA.
+        vae: The autoencoder.
+
+    Raises:
+        InputError: If the UNet has no LoRA.
+    """
+    parts = trainable_parts(unet, vae)
+    if not parts.lora:
+        raise InputError("the UNet has no LoRA to save: call add_lora or load_adapter first")
+    return AdapterTensors(
+        lora={f"unet.{name}": _stored(value) for name, value in get_peft_model_state_dict(unet).items()},
+        vae={name: _stored(value) for name, value in parts.vae.items()},
+        lora_metadata=_lora_metadata(unet),
+    )
+
+
+def write_adapter(folder: str | Path, tensors: AdapterTensors, *, metadata: Mapping[str, Any] | None = None) -> Path:
+    """Write what `adapter_tensors` copied, so that diffusers' `load_lora_weights` reads the LoRA as it is.
 
     Each file is replaced whole. The two carry a common mark, so that a LoRA is never used with another save's encoder.
 
     Args:
         folder: Made if it is not there.
+        tensors: The trained parts.
+        metadata: What the adapter should say of itself, as JSON values.
+
+    Raises:
+        InputError: If the folder cannot be made.
+    """
+    mark = _mark({**tensors.lora, **tensors.vae})
+    header = {"format": "pt", "pair": mark, "bokehdiff": json.dumps(dict(metadata or {}))}
+    folder = make_folder(folder)
+    # Bytes rather than safetensors' own file writing, whose files nobody else may read.
+    with write_atomically(folder / VAE_FILE) as partial:
+        partial.write_bytes(save(dict(tensors.vae), metadata=header))
+    with write_atomically(folder / LORA_FILE) as partial:
+        partial.write_bytes(
+            save(dict(tensors.lora), metadata=header | {"lora_adapter_metadata": tensors.lora_metadata})
+        )
+    return folder
+
+
+def save_adapter(
+    folder: str | Path, unet: UNet2DConditionModel, vae: AutoencoderKL, *, metadata: Mapping[str, Any] | None = None
+) -> Path:
+    """`write_adapter` of what `adapter_tensors` gives.
+
+    Args:
+        folder: As of `write_adapter`.
         unet: With a LoRA.
         vae: The autoencoder.
-        metadata: What the adapter should say of itself, as JSON values.
+        metadata: As of `write_adapter`.
 
     Raises:
         InputError: If the UNet has no LoRA, or the folder cannot be made.
     """
-    parts = trainable_parts(unet, vae)
-    if not parts.lora:
-        raise InputError("the UNet has no LoRA to save: call add_lora or load_adapter first")
-    lora = {f"unet.{name}": _stored(value) for name, value in get_peft_model_state_dict(unet).items()}
-    encoder = {name: _stored(value) for name, value in parts.vae.items()}
-    header = {"format": "pt", "pair": _mark(lora | encoder), "bokehdiff": json.dumps(dict(metadata or {}))}
-    folder = make_folder(folder)
-    # Bytes rather than safetensors' own file writing, whose files nobody else may read.
-    with write_atomically(folder / VAE_FILE) as partial:
-        partial.write_bytes(save(encoder, metadata=header))
-    with write_atomically(folder / LORA_FILE) as partial:
-        partial.write_bytes(save(lora, metadata=header | {"lora_adapter_metadata": _lora_metadata(unet)}))
-    return folder
+    return write_adapter(folder, adapter_tensors(unet, vae), metadata=metadata)
 
 
 def load_adapter(
@@ -222,7 +270,9 @@ def _keep_exact(unet: UNet2DConditionModel) -> None:
 
 
 def _stored(value: Tensor) -> Tensor:
-    return value.detach().cpu().contiguous()
+    value = value.detach()
+    # A copy: the weights may go on, or give way to what they were before they were averaged.
+    return (value.full_tensor() if isinstance(value, DTensor) else value).to("cpu", copy=True).contiguous()
 
 
 def _mark(tensors: Mapping[str, Tensor]) -> str:

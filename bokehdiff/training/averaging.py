@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bokehdiff.training.sharding import shared_as
+
 WARM_UP = 10  # steps in which the mean forgets faster, so that it does not remember the untrained weights for long
 
 
@@ -59,7 +61,7 @@ class Average:
         """
         self.n_updates = state["n_updates"]
         for name, mean in self.means.items():
-            mean.copy_(state["means"][name])
+            mean.copy_(shared_as(state["means"][name], mean))
 
     def _fill(self, values: Mapping[str, Tensor]) -> None:
         with torch.no_grad():

@@ -44,10 +44,10 @@ from bokehdiff.training.memory import Recipe as MemoryRecipe
 from bokehdiff.training.network import Bare, Network, trained_weights
 from bokehdiff.training.optimizers import adamw, learning_rate_course
 from bokehdiff.training.publish import Destination, check_login
+from bokehdiff.training.sharding import prepare_sharded, prepare_whole, refuse_other_launchers, turn_sharding_on
 from bokehdiff.training.steps import Attention, Objective
 
 HALF_PRECISION = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-SHARDED = {DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM}
 WITHOUT_TRACKER = {"", "none"}
 BYTES_PER_TRAINED_WEIGHT = 20  # float32: itself, in the adapter too, its mean, and two moments
 
@@ -118,6 +118,12 @@ class Run:
         """What trains, by its name in a checkpoint."""
         both: dict[str, Network[Any] | None] = {"generator": self.generator, "discriminator": self.discriminator}
         return {name: network for name, network in both.items() if network is not None}
+
+    @property
+    def accumulated(self) -> list[torch.nn.Module]:
+        """Networks whose gradients wait for the last batch of a step; beside a sharded one, a small one's do not."""
+        waiting = [self.generator] if self.generator.is_sharded else self.networks.values()
+        return [network.module for network in waiting]
 
 
 def build(config: TrainConfig) -> Run:
@@ -237,6 +243,7 @@ def _build_accelerator(config: TrainConfig, folder: Path) -> Accelerator:
         raise MissingDependencyError(
             f"no tracker called {tracker!r} is installed; there are {', '.join(there)}, and none", flag="--report-to"
         )
+    refuse_other_launchers()
     accelerator = Accelerator(
         cpu=not torch.accelerator.is_available(),  # else several processes without a GPU would not find each other
         mixed_precision=config.run.mixed_precision,
@@ -244,11 +251,9 @@ def _build_accelerator(config: TrainConfig, folder: Path) -> Accelerator:
         log_with=tracker,
         project_dir=folder,
     )
-    if accelerator.distributed_type in SHARDED:
-        raise InputError(
-            f"accelerate is configured for {accelerator.distributed_type.value}, which shards weights that are saved "
-            "whole here: train with plain data parallelism (accelerate launch --multi_gpu)"
-        )
+    turn_sharding_on(accelerator)
+    if accelerator.distributed_type == DistributedType.FSDP and config.optimizer.use_8bit_adam:
+        raise InputError("bitsandbytes cannot step weights in shares: leave it out with FSDP", flag="--use-8bit-adam")
     if config.run.mixed_precision == "fp16" and accelerator.device.type == "cpu":
         raise InputError("fp16 needs a GPU: on a CPU train with bf16 or no", flag="--mixed-precision")
     torch.backends.cuda.matmul.allow_tf32 = config.run.allow_tf32
@@ -363,9 +368,18 @@ def _with_optimizer(
         n_steps=config.run.max_train_steps,
         n_cycles=settings.lr_num_cycles,
     )
-    wrapped, prepared = accelerator.prepare(module, optimizer)
+    wrapped, prepared = _prepared(accelerator, module, optimizer)
     average = Average(trained_weights(module), average_decay) if average_decay else None
     return Network(wrapped, module, prepared, schedule, settings.max_grad_norm, average)
+
+
+def _prepared(accelerator: Accelerator, module: torch.nn.Module, optimizer: Any) -> tuple[torch.nn.Module, Any]:
+    """As accelerate wraps it; of two networks it shards the generator, whose frozen weights are what is large."""
+    if accelerator.distributed_type != DistributedType.FSDP:
+        wrapped, prepared = accelerator.prepare(module, optimizer)
+        return wrapped, prepared
+    prepare = prepare_sharded if isinstance(module, OneStepGenerator) else prepare_whole
+    return prepare(accelerator, module, optimizer)
 
 
 def _refuse_full_disk(config: TrainConfig, folder: Path, networks: list[torch.nn.Module]) -> None:

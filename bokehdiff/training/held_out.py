@@ -72,6 +72,8 @@ def measure(
         perceptual: LPIPS; None leaves it out.
     """
     mine = held_out.numbers[accelerator.process_index :: accelerator.num_processes]
+    # Where the network is in shares all processes must call it equally often: some measure a pair for company.
+    n_company = -(-len(held_out.numbers) // accelerator.num_processes) - len(mine) if network.is_sharded else 0
     sums = torch.zeros(4, dtype=torch.float64, device=accelerator.device)
     with network.as_handed_over() as generator:
         for batch in held_out.batches(accelerator.device, mine):
@@ -79,6 +81,8 @@ def measure(
             lpips = perceptual(prediction_srgb, batch.target_srgb) if perceptual else torch.zeros(())
             scores = (psnr(prediction_srgb, batch.target_srgb), ssim(prediction_srgb, batch.target_srgb), lpips)
             sums += torch.tensor([*(float(score) for score in scores), 1.0], dtype=torch.float64, device=sums.device)
+        for batch in held_out.batches(accelerator.device, held_out.numbers[:n_company]):
+            predict(generator, batch, attention, prompt)
     *totals, count = accelerator.reduce(sums, reduction="sum").tolist()
     names = ("psnr", "ssim", "lpips") if perceptual else ("psnr", "ssim")
     return {f"validation_{name}": total / count for name, total in zip(names, totals, strict=False)}

@@ -16,7 +16,7 @@ from bokehdiff.attention import training_hardness
 from bokehdiff.data import TrainBatch, training_batches
 from bokehdiff.errors import at_fault
 from bokehdiff.images import make_folder, save_image
-from bokehdiff.models import save_adapter
+from bokehdiff.models import AdapterTensors, adapter_tensors, write_adapter
 from bokehdiff.training.build import Run, build
 from bokehdiff.training.checkpoint import Progress, find_checkpoint, save_checkpoint, whole_or_not_at_all
 from bokehdiff.training.config import TrainConfig, check_config
@@ -153,8 +153,7 @@ def batches(run: Run, progress: Progress) -> Iterator[TrainBatch]:
 def optimise(run: Run, batch: TrainBatch, progress: Progress, tally: Tally) -> None:
     """One batch through both networks: the generator first, then the discriminator on what it made."""
     accelerator = run.accelerator
-    trained = [network.module for network in (run.generator, run.discriminator) if network]
-    with accelerator.accumulate(*trained):
+    with accelerator.accumulate(*run.accumulated):
         hardness = training_hardness(progress.n_samples_seen)
         pisa = pisa_inputs(batch, run.generator.bare, run.attention, hardness=hardness)
         feels_gan = progress.n_steps >= run.objective.gan_step
@@ -200,6 +199,7 @@ def validate(run: Run, progress: Progress) -> None:
         attention=run.attention, prompt=run.prompt, perceptual=run.objective.perceptual,
     )  # fmt: skip
     run.accelerator.log(scores, step=progress.n_samples_seen)
+    tensors = handed_over(run)
     if not run.accelerator.is_main_process:
         return
     told = ", ".join(f"{name.removeprefix('validation_').upper()} {value:.4f}" for name, value in scores.items())
@@ -209,7 +209,7 @@ def validate(run: Run, progress: Progress) -> None:
     if scores["validation_psnr"] > highest:
         folder = run.folder / f"{BEST_PREFIX}{progress.n_steps:08d}"
         with whole_or_not_at_all(folder) as partial:
-            write_adapter(run, progress, partial, scores)
+            write(run, progress, tensors, partial, scores)
         for older in run.folder.glob(f"{BEST_PREFIX}*"):
             if older != folder:
                 shutil.rmtree(older)
@@ -217,23 +217,24 @@ def validate(run: Run, progress: Progress) -> None:
 
 def preview(run: Run, progress: Progress) -> None:
     """Draw input, circle of confusion, prediction and target of samples that training never sees."""
-    if not run.accelerator.is_main_process:
+    if not (run.accelerator.is_main_process or run.generator.is_sharded):
         return
     sheet = picture(run.held_out, run.generator, run.accelerator.device, attention=run.attention, prompt=run.prompt)
-    save_image(run.folder / f"preview_{progress.n_steps:08d}.png", sheet)
-    draw_loss_curve(run.folder)
+    if run.accelerator.is_main_process:
+        save_image(run.folder / f"preview_{progress.n_steps:08d}.png", sheet)
+        draw_loss_curve(run.folder)
 
 
 def save(run: Run, progress: Progress) -> None:
     """Write a checkpoint, after all processes agree on what they trained; the others wait for it."""
     refuse_disagreement(run)
+    tensors, states = handed_over(run), {name: part.state() for name, part in run.networks.items()}
     if run.accelerator.is_main_process:
-        states = {name: part.state() for name, part in run.networks.items()}
         if run.accelerator.scaler is not None:
             states["scaler"] = run.accelerator.scaler.state_dict()
         save_checkpoint(
             run.folder, progress, states=states, config=run.config, keep=run.length.checkpoints_kept,
-            write_adapter=lambda folder: write_adapter(run, progress, folder),
+            write_adapter=lambda folder: write(run, progress, tensors, folder),
         )  # fmt: skip
     run.accelerator.wait_for_everyone()
 
@@ -252,9 +253,10 @@ def end_early(run: Run, progress: Progress) -> None:
 def finish(run: Run, progress: Progress) -> Path:
     """Leave the last checkpoint, the adapter with its card, and the loss curve; publish if that was asked for."""
     save(run, progress)
+    tensors = handed_over(run)
     if run.accelerator.is_main_process:
         folder = make_folder(run.folder / ADAPTER_FOLDER)
-        write_adapter(run, progress, folder, last_scores(run.folder))
+        write(run, progress, tensors, folder, last_scores(run.folder))
         draw_loss_curve(run.folder)
         logger.info("Adapter, log and pictures are in %s", run.folder)
         if run.destination:
@@ -263,11 +265,18 @@ def finish(run: Run, progress: Progress) -> Path:
     return run.folder
 
 
-def write_adapter(run: Run, progress: Progress, folder: Path, scores: Mapping[str, float] | None = None) -> None:
-    """The trained parts as they are handed over, with what they are; with scores, a card and the scores beside them."""
-    told = run.description | {"n_samples_seen": str(progress.n_samples_seen), "n_steps": str(progress.n_steps)}
+def handed_over(run: Run) -> AdapterTensors:
+    """The trained parts as they are handed over; all processes together."""
     with run.generator.as_handed_over() as generator:
-        save_adapter(folder, generator.unet, generator.vae, metadata=told)
+        return adapter_tensors(generator.unet, generator.vae)
+
+
+def write(
+    run: Run, progress: Progress, tensors: AdapterTensors, folder: Path, scores: Mapping[str, float] | None = None
+) -> None:
+    """The adapter with what it is; with scores, a card and the scores beside it."""
+    told = run.description | {"n_samples_seen": str(progress.n_samples_seen), "n_steps": str(progress.n_steps)}
+    write_adapter(folder, tensors, metadata=told)
     if scores is not None:
         name = run.destination.repository if run.destination else folder.name
         write_card(folder, model_card(told, scores, name=name))

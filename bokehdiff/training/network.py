@@ -10,10 +10,11 @@ from functools import cached_property
 from typing import Any, Generic, TypeVar
 
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 
 from bokehdiff.errors import InputError
 from bokehdiff.training.averaging import Average
+from bokehdiff.training.sharding import is_sharded, reshard, share_optimizer_state, shared_as, whole
 
 Bare = TypeVar("Bare", bound=nn.Module)
 
@@ -43,6 +44,11 @@ class Network(Generic[Bare]):
     average: Average | None = None
 
     @cached_property
+    def is_sharded(self) -> bool:
+        """Whether this process holds a share of it only, so that all must call it, and ask for its state, together."""
+        return any(is_sharded(weight) for weight in self.trained.values())
+
+    @cached_property
     def trained(self) -> dict[str, nn.Parameter]:
         """The weights that are trained, by name; looked up once, among the thousands of a large network."""
         return trained_weights(self.bare)
@@ -58,7 +64,7 @@ class Network(Generic[Bare]):
         """
         if not accelerator.sync_gradients:
             return None
-        norm = float(accelerator.clip_grad_norm_(self.trained.values(), self.max_grad_norm))
+        norm = float(whole(accelerator.clip_grad_norm_(self.trained.values(), self.max_grad_norm)))
         overflowed = not math.isfinite(norm) and _overflows_for_now(accelerator)
         if math.isfinite(norm) or overflowed:  # the loss scaler itself skips the step of an overflow
             self.optimizer.step()
@@ -89,17 +95,19 @@ class Network(Generic[Bare]):
                 yield self.bare
             finally:
                 self.bare.train(was_training)
+                reshard(self.bare)
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint holds: trained weights, buffers, their mean, optimiser, schedule; nothing frozen."""
-        frozen = {name for name, parameter in self.bare.named_parameters() if not parameter.requires_grad}
-        weights = {name: tensor for name, tensor in self.bare.state_dict().items() if name not in frozen}
+        """What a checkpoint holds: trained weights, buffers, their mean, optimiser, schedule; nothing frozen.
+
+        Whole tensors: where they are sharded all processes must ask together.
+        """
         state = {
-            "weights": weights,
+            "weights": self._kept(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
         }
-        return state | {"average": self.average.state()} if self.average else state
+        return whole(state | {"average": self.average.state()} if self.average else state)
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Put back what `state` gave; a mean that is new begins at the weights of the checkpoint.
@@ -107,18 +115,25 @@ class Network(Generic[Bare]):
         Args:
             state: Of a network built from the same configuration.
         """
-        expected = set(self.state()["weights"])
-        if set(state["weights"]) != expected:
-            different = sorted(set(state["weights"]) ^ expected)
+        here = self._kept()
+        if set(state["weights"]) != set(here):
+            different = sorted(set(state["weights"]) ^ set(here))
             raise InputError(
                 f"the checkpoint was made with another configuration: {len(different)} tensors differ, such as "
                 f"{different[0]}; train into another --output-dir or pass the configuration it was made with"
             )
-        self.bare.load_state_dict(dict(state["weights"]), strict=False)
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.bare.load_state_dict(
+            {name: shared_as(value, here[name]) for name, value in state["weights"].items()}, strict=False
+        )
+        self.optimizer.load_state_dict(share_optimizer_state(state["optimizer"], self.optimizer))
         self.schedule.load_state_dict(state["schedule"])
         if self.average:
             self.average.load_state(state.get("average") or {"n_updates": 0, "means": self.average.weights})
+
+    def _kept(self) -> dict[str, Tensor]:
+        """Trained weights and buffers by name, as they lie."""
+        frozen = {name for name, parameter in self.bare.named_parameters() if not parameter.requires_grad}
+        return {name: tensor for name, tensor in self.bare.state_dict().items() if name not in frozen}
 
 
 def trained_weights(network: nn.Module) -> dict[str, nn.Parameter]:

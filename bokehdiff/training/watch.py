@@ -39,10 +39,15 @@ def refuse_divergence(run: Run, progress: Progress, numbers: Mapping[str, float]
 
 
 def refuse_disagreement(run: Run) -> None:
-    """Processes that train together hold the same weights bit for bit: a sum over all of them tells."""
-    mine = torch.stack(
-        [weight.detach().double().sum() for part in run.networks.values() for weight in part.trained.values()]
-    )
+    """Processes that train together hold the same weights bit for bit: a sum over all of them tells.
+
+    Weights in shares are there once and cannot disagree.
+    """
+    alike = [part.trained.values() for part in run.networks.values() if not part.is_sharded]
+    sums = [weight.detach().double().sum() for weights in alike for weight in weights]
+    if not sums:
+        return
+    mine = torch.stack(sums)
     everyones = run.accelerator.gather(mine[None])
     different = [rank for rank, theirs in enumerate(everyones) if not torch.equal(theirs, everyones[0])]
     if different:

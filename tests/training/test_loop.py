@@ -171,7 +171,7 @@ def test_two_batches_accumulated_are_one_of_twice_the_size(tiny_base, training_s
     """Without dropout, whose mask is a batch's."""
     shapes = {"twice": {"gradient_accumulation_steps": 2}, "once": {"train_batch_size": 2}}
     folders = [
-        loop.train(config_for(tiny_base, training_set, tmp_path / name, attention_dropout=0.0, **shape))
+        loop.train(config_for(tiny_base, training_set, tmp_path / name, attention_dropout=0.0, resolution=32, **shape))
         for name, shape in shapes.items()
     ]
     twice, once = (read_records(folder) for folder in folders)
@@ -180,27 +180,58 @@ def test_two_batches_accumulated_are_one_of_twice_the_size(tiny_base, training_s
             assert one[name] == pytest.approx(other[name], rel=1e-4), name
 
 
-def test_one_composite_is_learned_by_heart(tiny_base, training_set, tmp_path):
-    """As far as a decoder with random weights can draw it: from 10 dB to 12 in sixteen steps, and ever better."""
-    steps = 16
-    run = build(
-        config_for(
-            tiny_base, training_set, tmp_path / "run", max_train_steps=steps, resolution=32, learning_rate=3e-3,
-            vae_learning_rate_scale=1.0, lora_rank=8, attention_dropout=0.0,
-        )
-    )  # fmt: skip
-    batch, tally, course = collate([run.dataset[0]]), Tally(), []
-    for step in range(steps):
+def learn_by_heart(run, batch, n_steps) -> list[dict[str, float]]:
+    """The numbers of each step on the one batch."""
+    tally, course = Tally(), []
+    for step in range(n_steps):
         loop.optimise(run, batch, Progress(step, step), tally)
         numbers, _ = tally.close(run.accelerator, 1, stop=False)
         tally.clear()
-        course.append(numbers["psnr"])
-    assert course[0] < course[-1] - 0.5
-    assert course[-1] > 12.0
-    assert max(course) == max(course[-4:])
+        course.append(numbers)
+    return course
+
+
+@pytest.fixture
+def quick_learner(tiny_base, training_set, tmp_path):
+    return build(
+        config_for(
+            tiny_base, training_set, tmp_path / "run", max_train_steps=16, resolution=32, learning_rate=3e-3,
+            vae_learning_rate_scale=1.0, lora_rank=8, attention_dropout=0.0,
+        )
+    )  # fmt: skip
+
+
+def drawn(run, batch) -> torch.Tensor:
+    """Without training's soft discs."""
     with run.generator.as_handed_over() as generator, torch.no_grad():
-        prediction_srgb = predict(generator, batch, run.attention, run.prompt)
-    assert float(psnr(prediction_srgb, batch.target_srgb)) > 12.0, "without training's soft discs too"
+        return predict(generator, batch, run.attention, run.prompt)
+
+
+def test_one_composite_is_learned_by_heart(quick_learner):
+    """As far as a decoder with random weights can draw it, which is 13 dB: a fifth of the loss is gone in ten steps."""
+    batch = collate([quick_learner.dataset[0]])
+    course = learn_by_heart(quick_learner, batch, 10)
+    assert course[-1]["loss"] < 0.8 * course[0]["loss"]
+    assert course[-1]["psnr"] > course[0]["psnr"] + 1.0
+    assert float(psnr(drawn(quick_learner, batch), batch.target_srgb)) > 12.5
+
+
+def test_a_picture_that_the_network_can_draw_is_learned_by_heart(quick_learner):
+    """What the same network draws of a composite with other trained weights: 15 dB, above 22 after sixteen steps."""
+    run = quick_learner
+    batch = collate([run.dataset[0]])
+    own = {name: weight.detach().clone() for name, weight in run.generator.trained.items()}
+    with torch.no_grad():
+        for weight in run.generator.trained.values():
+            weight += 0.3 * weight.std().clamp_min(0.05) * torch.randn_like(weight)
+        target_srgb = drawn(run, batch)
+        for name, weight in run.generator.trained.items():
+            weight.copy_(own[name])
+    batch = replace(batch, target_srgb=target_srgb)
+    assert float(psnr(drawn(run, batch), target_srgb)) < 17.0, "it is another picture"
+    course = learn_by_heart(run, batch, 16)
+    assert course[-1]["loss"] < 0.5 * course[0]["loss"]
+    assert float(psnr(drawn(run, batch), target_srgb)) > 22.0
 
 
 def test_loss_that_is_no_number_stops_the_run_touches_no_weight_and_names_the_samples(config, monkeypatch):
@@ -317,11 +348,23 @@ def test_float16_on_a_cpu_is_refused(config, another_precision):
         loop.train(replace(config, run=replace(config.run, mixed_precision="fp16")))
 
 
-def test_plugins_that_shard_are_refused_rather_than_half_supported(config, monkeypatch):
+@pytest.mark.parametrize("name", ["DEEPSPEED", "MEGATRON_LM"])
+def test_launchers_that_do_not_serve_are_refused_with_what_does(config, monkeypatch, name):
+    monkeypatch.setenv(f"ACCELERATE_USE_{name}", "true")
+    with pytest.raises(InputError, match=r"takes over steps and precision.*ddp\.yaml is what fits, fsdp\.yaml shares"):
+        build(config)
+
+
+def test_what_does_not_go_with_shares_is_refused(config, monkeypatch):
     from accelerate import Accelerator, DistributedType
 
     monkeypatch.setattr(Accelerator, "distributed_type", property(lambda self: DistributedType.FSDP))
-    with pytest.raises(InputError, match="configured for FSDP, which shards weights that are saved whole"):
+    monkeypatch.setattr(Accelerator, "is_fsdp2", property(lambda self: False))
+    with pytest.raises(InputError, match="set fsdp_version: 2"):
+        build(config)
+    monkeypatch.setattr(Accelerator, "is_fsdp2", property(lambda self: True))
+    monkeypatch.setattr(Accelerator, "mixed_precision", property(lambda self: "fp16"))
+    with pytest.raises(InputError, match="^--mixed-precision: fp16's loss scaling"):
         build(config)
 
 

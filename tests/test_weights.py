@@ -18,7 +18,7 @@ from bokehdiff.models import (
     load_sdxl,
     prompt_embedding,
 )
-from bokehdiff.preparation import BiRefNetMatting, TransformersDisparity, TransformersMatting
+from bokehdiff.preparation import BiRefNetMatting, DisparitySubject, RefinedMatting, TransformersDisparity, load_matting
 from bokehdiff.weights import find_weights, quiet_progress, read_json_object, read_state_dict, weight_files
 
 COMMIT = "c0ffee" * 6 + "c0de"
@@ -234,7 +234,8 @@ LOADERS = {
     "adapter": lambda base: load_lora(base),
     "discriminator": lambda base: VisionAidedDiscriminator(),
     "disparity": lambda base: TransformersDisparity.from_pretrained("owner/name"),
-    "masks": lambda base: TransformersMatting.from_pretrained("owner/name"),
+    "masks": lambda base: load_matting("owner/name"),
+    "edges of masks": lambda base: RefinedMatting.from_pretrained("owner/name", matting=DisparitySubject()),
     "BiRefNet": lambda base: BiRefNetMatting.from_pretrained("owner/name", revision=COMMIT, trust_remote_code=True),
 }
 

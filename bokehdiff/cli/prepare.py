@@ -12,7 +12,7 @@ from bokehdiff.errors import InputError, MissingWeightsError, at_fault
 
 logger = logging.getLogger(__name__)
 
-HEURISTIC, NONE = "heuristic", "none"
+HEURISTIC, GUIDED, NONE = "heuristic", "guided", "none"
 MOST_SIDES = 4  # of a photograph
 
 
@@ -42,10 +42,16 @@ class PrepareOptions:
         invert_disparity: The maps to take in are dark where near.
         fill_holes: Fill what is unmeasured (NaN, infinite) in maps to take in, from the background beside it; else it
             is an error.
-        mask_model: What finds subjects: heuristic (no network: near and central), none, or a segmentation model (local
-            folder or hub id).
+        refine_disparity: Fit maps to the photograph's edges, which networks blur.
+        mask_model: What finds subjects: heuristic (no network: near, central, of other colours than the border), none,
+            or a segmentation model (local folder or hub id), Segment Anything 2 or 3 among them.
         mask_revision: Branch, tag or commit of its hub id; a full commit with --trust-remote-code.
         trust_remote_code: Consent to run code that comes with the mask model, as BiRefNet has it: read that code first.
+        mask_point: Where the subject lies, for Segment Anything: X,Y as shares of width and height, such as 0.5,0.6.
+            Without it the heuristic's subject is pointed at.
+        mask_refine: Edges of masks that are made: none, guided (no network: fitted to the photograph's edges), or a
+            ViTMatte model (local folder or hub id).
+        mask_refine_revision: Branch, tag or commit of its hub id.
         foregrounds: Cut subjects out of the photographs as foregrounds for training. A subject that is too small, or
             cut off by the photograph, is named and left out.
         foreground_dirname: Folder of these, in the root; its name must end in fg.
@@ -66,9 +72,13 @@ class PrepareOptions:
     from_depth: bool = False
     invert_disparity: bool = False
     fill_holes: bool = False
+    refine_disparity: bool = False
     mask_model: str = HEURISTIC
     mask_revision: str | None = None
     trust_remote_code: bool = False
+    mask_point: str | None = None
+    mask_refine: str = NONE
+    mask_refine_revision: str | None = None
     foregrounds: bool = False
     foreground_dirname: str = "fg"
     foreground_max_side: int = 2048
@@ -124,6 +134,7 @@ def _prepared(options: PrepareOptions, group: Launched) -> Any:
         convention=MapConvention(options.from_depth, options.invert_disparity, options.fill_holes),
         cutouts=cutouts,
         needs_disparity=options.disparity_model != NONE,
+        refine_disparity=options.refine_disparity,
         overwrite=options.overwrite,
         progress=group.rank == 0,
         rank=group.rank,
@@ -182,18 +193,51 @@ def _disparity_model(options: PrepareOptions, dirnames: Any, to_predict: list[Pa
 
 
 def _matting(options: PrepareOptions, device: Any) -> Any:
-    """What finds subjects, by the name given to --mask-model; None for no masks."""
+    """What finds subjects, by the name given to --mask-model, and mends their edges; None for no masks."""
+    from bokehdiff.preparation import FittedMatting, RefinedMatting
+
+    matting = _finder(options, device)
+    if matting is None or options.mask_refine == NONE:
+        return matting
+    if options.mask_refine == GUIDED:
+        return FittedMatting(matting)
+    with at_fault("--mask-refine"):
+        return RefinedMatting.from_pretrained(
+            options.mask_refine, matting=matting, revision=options.mask_refine_revision, device=device
+        )
+
+
+def _finder(options: PrepareOptions, device: Any) -> Any:
     from bokehdiff.preparation import DisparitySubject, load_matting
 
+    point_xy = _point(options.mask_point)
+    if options.mask_model in (NONE, HEURISTIC) and point_xy is not None:
+        raise InputError("a point is for Segment Anything: name it by --mask-model", flag="--mask-point")
     if options.mask_model == NONE:
         return None
     if options.mask_model == HEURISTIC:
-        logger.info("masks that are missing are guessed from disparity and position (--mask-model for a network)")
+        logger.info(
+            "masks that are missing are guessed from disparity, position and colour (--mask-model for a network)"
+        )
         return DisparitySubject()
     with at_fault("--mask-model"):
         return load_matting(
             options.mask_model,
             revision=options.mask_revision,
             trust_remote_code=options.trust_remote_code,
+            point_xy=point_xy,
             device=device,
         )
+
+
+def _point(text: str | None) -> tuple[float, float] | None:
+    """Two shares with a comma between them."""
+    if text is None:
+        return None
+    try:
+        x, y = (float(part) for part in text.split(","))
+    except ValueError:
+        x = y = -1.0
+    if not (0 <= x <= 1 and 0 <= y <= 1):
+        raise InputError(f"must be X,Y, each from 0 to 1; got {text!r}", flag="--mask-point")
+    return x, y

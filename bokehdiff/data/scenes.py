@@ -75,6 +75,7 @@ def find_scenes(
     """Find photographs and what belongs to them, in natural order of their names.
 
     Disparity is looked for beside the photographs' folder: DEPTH/NAME_pred.npy first, then DEPTH/NAME in any format.
+    Of input/A/NAME.jpg it is also found in DEPTH/A beside input/, where `bokehdiff prepare` puts it.
     "pngdepth" takes DEPTH/NAME.png before anything else. "EBB" is the layout of the EBB! dataset: original/NAME.jpg
     with original_depth/NAME.png (or DEPTH/), whose maps may be cut to a multiple of 32. A mask is MASK/NAME in any
     format, if there.
@@ -91,13 +92,19 @@ def find_scenes(
     _refuse_same_names(images)
     scenes, missing = [], []
     for image in images:
-        root = image.resolve().parent.parent
-        candidates = list(_disparity_candidates(root, image.stem, depth_dirname, organization))
+        roots = list(_roots(image.resolve(), INPUT_DIRNAMES[organization]))
+        candidates = [
+            path
+            for root, within in roots
+            for path in _disparity_candidates(root, within / image.stem, depth_dirname, organization)
+        ]
         disparity = next((path for path in candidates if path.is_file()), None)
         if disparity is None:
             missing.append(f"{image} (looked for {candidates[0]})")
             continue
-        masks = (root / mask_dirname / f"{image.stem}{suffix}" for suffix in PNG_FIRST)
+        masks = (
+            root / mask_dirname / within / f"{image.stem}{suffix}" for root, within in roots for suffix in PNG_FIRST
+        )
         mask = next((path for path in masks if path.is_file()), None)
         rounding_px = EBB_ROUNDING_PX if organization == "EBB" else ROUNDING_PX
         scenes.append(ScenePaths(image.stem, image, disparity, mask, rounding_px))
@@ -118,15 +125,25 @@ def _photograph_folder(where: str | Path, organization: str) -> str | Path:
     return next((path for path in inner if path.is_dir()), folder)
 
 
-def _disparity_candidates(root: Path, name: str, depth_dirname: str, organization: str) -> Iterable[Path]:
+def _roots(image: Path, input_dirnames: tuple[str, ...]) -> Iterable[tuple[Path, Path]]:
+    """Folders that may hold the folders of maps, and where below those this photograph's lie."""
+    yield image.parent.parent, Path()
+    for folder in image.parent.parents:
+        if folder.name in input_dirnames:
+            yield folder.parent, image.parent.relative_to(folder)
+
+
+def _disparity_candidates(root: Path, name: Path, depth_dirname: str, organization: str) -> Iterable[Path]:
+    def at(dirname: str, ending: str) -> Path:
+        return root / dirname / name.with_name(f"{name.name}{ending}")
+
     if organization == "EBB":
-        yield from (root / EBB_DEPTH_DIRNAME / f"{name}{suffix}" for suffix in PNG_FIRST)
-    depth = root / depth_dirname
+        yield from (at(EBB_DEPTH_DIRNAME, suffix) for suffix in PNG_FIRST)
     if organization == "pngdepth":
-        yield depth / f"{name}.png"
-    yield depth / f"{name}_pred.npy"
-    yield from (depth / f"{name}{suffix}" for suffix in MAP_SUFFIXES)
-    yield from (depth / f"{name}_pred{suffix}" for suffix in MAP_SUFFIXES)
+        yield at(depth_dirname, ".png")
+    yield at(depth_dirname, "_pred.npy")
+    yield from (at(depth_dirname, suffix) for suffix in MAP_SUFFIXES)
+    yield from (at(depth_dirname, f"_pred{suffix}") for suffix in MAP_SUFFIXES)
 
 
 def _refuse_same_names(images: list[Path]) -> None:

@@ -128,21 +128,27 @@ def load_rgba(path: str | Path, *, max_pixels: int | None = None) -> Float[Tenso
 
 
 def load_disparity(
-    path: str | Path, *, invert: bool = False, key: str | None = None, max_pixels: int | None = None
+    path: str | Path,
+    *,
+    invert: bool = False,
+    key: str | None = None,
+    holes: bool = False,
+    max_pixels: int | None = None,
 ) -> Float[Tensor, "1 h w"]:
     """Read a disparity map as it is stored: nothing is normalised or resized.
 
     Concretely, 8-bit values are divided by 255, 16-bit values by 65535, floats stay; `invert` then gives
-    1 - disparity for maps in which near is dark. NaN and infinity are refused.
+    1 - disparity for maps in which near is dark. NaN and infinity are refused, unless `holes` are expected.
 
     Args:
         path: Grey image, .npy, or .npz.
         invert: The file has near dark (0): turn it round. Needs values in [0, 1].
         key: Name of the array in a .npz; None if it holds one only.
+        holes: Let NaN and infinity through, as they mark what was not measured.
         max_pixels: As in `load_photo`, for images.
     """
     path = Path(path)
-    disparity = _load_map(path, key, what="disparity", max_pixels=max_pixels)
+    disparity = _load_map(path, key, what="disparity", holes=holes, max_pixels=max_pixels)
     if not invert:
         return _tensor(disparity)[None]
     if disparity.min() < 0.0 or disparity.max() > 1.0:
@@ -162,23 +168,25 @@ def load_mask(path: str | Path, *, key: str | None = None, max_pixels: int | Non
         max_pixels: As in `load_photo`, for images.
     """
     path = Path(path)
-    mask = _load_map(path, key, what="mask", max_pixels=max_pixels)
+    mask = _load_map(path, key, what="mask", holes=False, max_pixels=max_pixels)
     if mask.min() < 0.0 or mask.max() > 1.0:
         raise InputError(f"{path}: a mask must lie in [0, 1]; got {mask.min():g} to {mask.max():g}")
     return _tensor(mask)[None]
 
 
-def _load_map(path: Path, key: str | None, *, what: str, max_pixels: int | None) -> np.ndarray:
-    """One finite float32 number per pixel, [h w]."""
+def _load_map(path: Path, key: str | None, *, what: str, holes: bool, max_pixels: int | None) -> np.ndarray:
+    """One float32 number per pixel, [h w], finite unless there may be holes."""
     if path.suffix.lower() in ARRAY_SUFFIXES:
         values = _load_array(path, key)
     elif key is not None:
         raise InputError(f"{path}: key {key!r} names an array in a .npz file, and this is none")
     else:
         stored = decode(path, managed=False, max_pixels=max_pixels).values
-        _require_finite(path, stored)
+        if not holes:
+            _require_finite(path, stored)
         values = _single_channel(path, stored, what=what)
-    _require_finite(path, values)
+    if not holes:
+        _require_finite(path, values)
     return values
 
 
@@ -189,7 +197,8 @@ def _single_channel(path: Path, values: np.ndarray, *, what: str) -> np.ndarray:
         return alpha
     if alpha is not None:
         logger.warning("%s: has transparency, which is not used", path)
-    spread = float((colour.max(axis=2) - colour.min(axis=2)).max())
+    with np.errstate(invalid="ignore"):  # infinite in all channels is no difference
+        spread = float(np.nan_to_num(colour.max(axis=2) - colour.min(axis=2)).max())
     if spread > GREY_TOLERANCE:
         raise InputError(
             f"{path}: a {what} must be grey; got colours (a coloured preview? use the map it was made from)"

@@ -5,23 +5,23 @@ from bokehdiff.preparation.cutouts import CutoutLimits, UnusableSubjectError, cu
 from bokehdiff.preparation.defocus import DefocusResult, depth_from_defocus
 from bokehdiff.preparation.disparity import (
     DEPTH_ANYTHING_V2,
+    DisparityEstimate,
     DisparityModel,
     PublishedModel,
     TransformersDisparity,
     predicted_quantity,
 )
+from bokehdiff.preparation.edges import fit_disparity, fit_mask
 from bokehdiff.preparation.folder import photographs_to_predict, prepare_folder
 from bokehdiff.preparation.foreground_colour import Colours, unmix
+from bokehdiff.preparation.heuristic import DisparitySubject
 from bokehdiff.preparation.maps import MapConvention, fill_holes, take_in
-from bokehdiff.preparation.matting import (
-    BiRefNetMatting,
-    DisparitySubject,
-    SubjectMatting,
-    TransformersMatting,
-    load_matting,
-)
+from bokehdiff.preparation.matting import BiRefNetMatting, TransformersMatting, load_matting
 from bokehdiff.preparation.places import Dirnames
+from bokehdiff.preparation.pointed import PointedMatting
 from bokehdiff.preparation.report import Outcome, PreparationReport
+from bokehdiff.preparation.subject import FittedMatting, SubjectMatting
+from bokehdiff.preparation.trimaps import RefinedMatting, trimap_of
 
 __all__ = [
     "DEPTH_ANYTHING_V2",
@@ -30,12 +30,16 @@ __all__ = [
     "CutoutLimits",
     "DefocusResult",
     "Dirnames",
+    "DisparityEstimate",
     "DisparityModel",
     "DisparitySubject",
+    "FittedMatting",
     "MapConvention",
     "Outcome",
+    "PointedMatting",
     "PreparationReport",
     "PublishedModel",
+    "RefinedMatting",
     "SubjectMatting",
     "TransformersDisparity",
     "TransformersMatting",
@@ -43,10 +47,13 @@ __all__ = [
     "cut_out",
     "depth_from_defocus",
     "fill_holes",
+    "fit_disparity",
+    "fit_mask",
     "load_matting",
     "photographs_to_predict",
     "predicted_quantity",
     "prepare_folder",
     "take_in",
+    "trimap_of",
     "unmix",
 ]

@@ -25,9 +25,24 @@ WITHOUT_WEIGHTS = (
 )
 
 
+@dataclass(frozen=True)
+class DisparityEstimate:
+    """What a model tells of a photograph.
+
+    Args:
+        disparity: Larger is nearer; in 1/m if it is metric, else of any finite range.
+        is_metric: The model knows metres.
+        focal_length_px: Of the camera, in pixels of the photograph; None where the model does not tell.
+    """
+
+    disparity: Float[Tensor, "1 h w"]
+    is_metric: bool = False
+    focal_length_px: float | None = None
+
+
 @runtime_checkable
 class DisparityModel(Protocol):
-    """Predicts disparity from one photograph.
+    """Estimates disparity from one photograph.
 
     Args:
         name: What reports and logs call it.
@@ -37,8 +52,8 @@ class DisparityModel(Protocol):
     def name(self) -> str:
         """What reports and logs call it."""
 
-    def predict(self, image_srgb: Float[Tensor, "1 3 h w"]) -> Float[Tensor, "1 h w"]:
-        """Disparity of each pixel: larger is nearer, any finite range.
+    def estimate(self, image_srgb: Float[Tensor, "1 3 h w"]) -> DisparityEstimate:
+        """Disparity of each pixel, and what else is known.
 
         Args:
             image_srgb: Photograph in display space, in [0, 1].
@@ -108,9 +123,17 @@ class TransformersDisparity:
         logger.info("disparity by %s, %s", path_or_id, _licence_note(str(path_or_id)))
         return cls(model.to(device).eval(), processor, str(path_or_id), quantity)
 
-    @torch.no_grad()
     def predict(self, image_srgb: Float[Tensor, "1 3 h w"]) -> Float[Tensor, "1 h w"]:
         """Disparity of each pixel: larger is nearer; 1 / depth in 1/m where the model knows metres.
+
+        Args:
+            image_srgb: Photograph in display space, in [0, 1].
+        """
+        return self.estimate(image_srgb).disparity
+
+    @torch.no_grad()
+    def estimate(self, image_srgb: Float[Tensor, "1 3 h w"]) -> DisparityEstimate:
+        """Disparity of each pixel, and the focal length where the model tells it (Depth Pro does).
 
         Args:
             image_srgb: Photograph in display space, in [0, 1].
@@ -126,9 +149,17 @@ class TransformersDisparity:
         sizes = {"target_sizes": [size_hw]}
         if "source_sizes" in inspect.signature(post_process).parameters:  # ZoeDepth: crops its own padding away
             sizes["source_sizes"] = [size_hw]
-        predicted = post_process(outputs, **sizes)[0]["predicted_depth"]
-        predicted = predicted.reshape(1, *size_hw)[:, :height, :width].to(image_srgb.device, torch.float32)
-        return 1.0 / predicted.clamp_min(NEAREST_DEPTH_M) if self.quantity == "depth" else predicted
+        found = post_process(outputs, **sizes)[0]
+        predicted = found["predicted_depth"].reshape(1, *size_hw)[:, :height, :width]
+        predicted = predicted.to(image_srgb.device, torch.float32)
+        if self.quantity == "disparity":
+            return DisparityEstimate(predicted)
+        focal = found.get("focal_length")
+        return DisparityEstimate(
+            1.0 / predicted.clamp_min(NEAREST_DEPTH_M),
+            is_metric=True,
+            focal_length_px=None if focal is None else float(focal),
+        )
 
 
 def _thickened(image_srgb: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,16 +25,19 @@ from bokehdiff.images import (
     save_image,
     write_atomically,
 )
+from bokehdiff.optics import FULL_FRAME_WIDTH_MM
 from bokehdiff.preparation.cutouts import CutoutLimits, UnusableSubjectError, cut_out
-from bokehdiff.preparation.disparity import DisparityModel
+from bokehdiff.preparation.disparity import DisparityEstimate, DisparityModel
+from bokehdiff.preparation.edges import fit_disparity
 from bokehdiff.preparation.maps import MapConvention, normalised, take_in
-from bokehdiff.preparation.matting import SubjectMatting
 from bokehdiff.preparation.places import NOTE_KEYS, OUR_MARK, PREDICTION, Dirnames, Places, is_ours
 from bokehdiff.preparation.report import Outcome, PreparationReport, Status
+from bokehdiff.preparation.subject import SubjectMatting
 
 logger = logging.getLogger(__name__)
 
 WHITE_8_BIT = 255
+METRIC, CAMERA = "_metric.npy", "_camera.json"
 DIRNAMES = Dirnames()
 AS_STORED = MapConvention()
 
@@ -48,6 +52,7 @@ class _Work:
     convention: MapConvention
     cutouts: CutoutLimits | None
     needs_disparity: bool
+    refine_disparity: bool
     overwrite: bool
 
     def prepare(self, image: Path) -> Outcome:
@@ -81,7 +86,7 @@ class _Work:
             return _load_finished(prediction, size_hw), "kept"
         own = self.places.map_to_take_in(image)
         if own is not None:
-            disparity = take_in(own, size_hw, convention=self.convention)
+            disparity = self._fitted(take_in(own, size_hw, convention=self.convention), image_srgb)
             self._save(image, disparity, source=own)
             return disparity, "taken in"
         if self.disparity_model is None:
@@ -91,10 +96,18 @@ class _Work:
                 f"no map in {prediction.parent} and no disparity model: put {image.stem}.png or {image.stem}.npy "
                 "there, or pass a model"
             )
-        disparity = self.disparity_model.predict(image_srgb)
-        disparity = normalised(disparity, what=f"{self.disparity_model.name} for {image.name}")
+        estimate = self.disparity_model.estimate(image_srgb)
+        disparity = normalised(estimate.disparity, what=f"{self.disparity_model.name} for {image.name}")
+        disparity = self._fitted(disparity, image_srgb)
         self._save(image, disparity, source=None)
+        if estimate.is_metric:
+            self._save_metric(image, estimate)
         return disparity, "predicted"
+
+    def _fitted(
+        self, disparity: Float[Tensor, "1 h w"], image_srgb: Float[Tensor, "1 3 h w"]
+    ) -> Float[Tensor, "1 h w"]:
+        return fit_disparity(disparity, image_srgb) if self.refine_disparity else disparity
 
     def _save(self, image: Path, disparity: Float[Tensor, "1 h w"], *, source: Path | None) -> None:
         """NAME_pred.npy for the programs and NAME_pred.png to look at, unless that is what was taken in."""
@@ -105,6 +118,18 @@ class _Work:
             logger.info("%s is left as it is, though not made from %s", picture, source or "this prediction")
         elif picture != source:
             save_disparity(picture, disparity)
+
+    def _save_metric(self, image: Path, estimate: DisparityEstimate) -> None:
+        """Metres beside the normalised map: NAME_metric.npy in 1/m, and what is known of camera and distances."""
+        save_disparity(self.places.beside(image, METRIC), estimate.disparity)
+        low, high = (float(edge) for edge in estimate.disparity.aminmax())
+        known = {"nearest_m": 1.0 / high, "farthest_m": 1.0 / low}
+        if estimate.focal_length_px is not None:
+            longer_px = max(estimate.disparity.shape[1:])
+            known["focal_length_px"] = estimate.focal_length_px
+            known["focal_length_35mm_mm"] = estimate.focal_length_px * FULL_FRAME_WIDTH_MM / longer_px
+        with write_atomically(self.places.beside(image, CAMERA)) as temporary:
+            temporary.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
 
     def mask(
         self, image: Path, image_srgb: Float[Tensor, "1 3 h w"], disparity: Float[Tensor, "1 h w"] | None
@@ -182,6 +207,7 @@ def prepare_folder(
     convention: MapConvention = AS_STORED,
     cutouts: CutoutLimits | None = None,
     needs_disparity: bool = True,
+    refine_disparity: bool = False,
     overwrite: bool = False,
     progress: bool = True,
     rank: int = 0,
@@ -203,6 +229,7 @@ def prepare_folder(
         convention: What the values of maps that are taken in mean.
         cutouts: Cut subjects out as training foregrounds, those that lie within these limits; None for none.
         needs_disparity: A photograph without a map that no model predicts fails; else it goes without.
+        refine_disparity: Fit maps that are predicted or taken in to the photograph's edges; see `fit_disparity`.
         overwrite: Make NAME_pred.npy anew, and masks and foregrounds that this function made.
         progress: Show a bar.
         rank: Number of this process among those that share the photographs out.
@@ -210,7 +237,7 @@ def prepare_folder(
     """
     root = Path(root)
     places = Places.under(root, dirnames)
-    work = _Work(places, disparity_model, matting, convention, cutouts, needs_disparity, overwrite)
+    work = _Work(places, disparity_model, matting, convention, cutouts, needs_disparity, refine_disparity, overwrite)
     images = places.photographs()
     twins = _twins(images, places)
     with _bar(images[rank::world_size], progress) as bar:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -67,9 +65,7 @@ def take_in(path: Path, size_hw: tuple[int, int], *, convention: MapConvention) 
 
 
 def _without_holes(path: Path, convention: MapConvention) -> Float[Tensor, "1 h w"]:
-    values = _floats_with_holes(path)
-    if values is None:
-        values = load_disparity(path)
+    values = load_disparity(path, holes=True)
     measured = torch.isfinite(values)
     if convention.from_depth:
         measured &= values > 0
@@ -85,20 +81,6 @@ def _without_holes(path: Path, convention: MapConvention) -> Float[Tensor, "1 h 
         raise InputError(f"{share}: there is nothing to fill it from")
     logger.info("%s: filled from the farther side of each hole", share)
     return fill_holes(disparity, measured)
-
-
-def _floats_with_holes(path: Path) -> Float[Tensor, "1 h w"] | None:
-    """A NumPy map that is not finite everywhere, which `images.load_disparity` refuses; None for any other file."""
-    if path.suffix.lower() not in {".npy", ".npz"}:
-        return None
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        array = loaded if isinstance(loaded, np.ndarray) else loaded[loaded.files[0]]
-    except (OSError, ValueError, EOFError, IndexError, zipfile.BadZipFile):
-        return None
-    if not np.issubdtype(array.dtype, np.floating) or np.isfinite(array).all() or array.squeeze().ndim != 2:
-        return None
-    return torch.from_numpy(array.squeeze().astype(np.float32))[None]
 
 
 def fill_holes(disparity: Float[Tensor, "1 h w"], measured: Bool[Tensor, "1 h w"]) -> Float[Tensor, "1 h w"]:

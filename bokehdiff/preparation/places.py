@@ -112,8 +112,16 @@ class Places:
             image: Photograph.
             ending: Of the file's name.
         """
-        key = self.key(image)
-        return self.depth / key.with_name(f"{key.name}{PREDICTION}{ending}")
+        return self.beside(image, f"{PREDICTION}{ending}")
+
+    def beside(self, image: Path, ending: str) -> Path:
+        """A file in the folder of disparity that belongs to a photograph.
+
+        Args:
+            image: Photograph.
+            ending: Of the file's name, after the photograph's.
+        """
+        return _with_suffix(self.depth / self.key(image), ending)
 
     def map_to_take_in(self, image: Path) -> Path | None:
         """A map of the user's: NAME.*, or NAME_pred.* unless NAME_pred.npy is there, which it then is a picture of.
@@ -155,7 +163,7 @@ class Places:
 
 
 def _with_suffix(path: Path, suffix: str) -> Path:
-    """Add a suffix to a name that may have dots of its own."""
+    """Add to a name that may have dots of its own."""
     return path.with_name(path.name + suffix)
 
 

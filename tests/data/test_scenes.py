@@ -62,6 +62,21 @@ def test_photographs_may_lie_in_any_folder_with_the_maps_beside_it(tmp_path):
     assert paths.mask is None
 
 
+def test_folders_within_the_photographs_folder_have_their_maps_as_deep(tmp_path):
+    put(tmp_path)
+    for folder in ("input", "depth", "mask"):
+        (tmp_path / folder / "summer" / "beach").mkdir(parents=True)
+    save_image(tmp_path / "input" / "summer" / "beach" / "b.png", torch.rand(1, 3, 6, 9))
+    save_image(tmp_path / "mask" / "summer" / "beach" / "b.png", torch.rand(1, 3, 6, 9))
+    save_disparity(tmp_path / "depth" / "summer" / "beach" / "b_pred.npy", ramp(6, 9))
+    paths = find_scenes(str(tmp_path / "input" / "**" / "*"))
+    assert [each.disparity.relative_to(tmp_path.resolve()).as_posix() for each in paths] == [
+        "depth/a_pred.npy", "depth/summer/beach/b_pred.npy",
+    ]  # fmt: skip
+    assert [each.mask is not None for each in paths] == [False, True]
+    assert load_scene(paths[1]).disparity.shape == (1, 6, 9)
+
+
 def test_the_seeds_name_comes_first_then_the_most_exact_format(tmp_path):
     put(tmp_path)
     depth = tmp_path / "depth"

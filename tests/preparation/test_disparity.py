@@ -54,6 +54,30 @@ def test_metric_models_give_one_over_depth(tmp_path):
     assert depth.max() < 20.0
 
 
+def test_depth_pro_tells_metres_and_the_focal_length():
+    """What its own processor makes of its outputs: canonical inverse depth at a field of view of 53.13 degrees."""
+    from transformers import DepthProImageProcessor
+    from transformers.models.depth_pro.modeling_depth_pro import DepthProDepthEstimatorOutput
+
+    class Trained(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(()))
+
+        def forward(self, pixel_values):
+            inverse = torch.linspace(0.1, 1.0, 48).expand(1, 48, 48)
+            angle = torch.rad2deg(2 * torch.atan(torch.tensor([0.5])))
+            return DepthProDepthEstimatorOutput(predicted_depth=inverse, field_of_view=angle)
+
+    processor = DepthProImageProcessor(size={"height": 48, "width": 48})
+    estimate = TransformersDisparity(Trained(), processor, "depth pro", "depth").estimate(torch.rand(1, 3, 30, 60))
+    assert estimate.is_metric
+    assert estimate.focal_length_px == pytest.approx(60.0)  # width / (2 tan(angle / 2))
+    assert estimate.disparity.shape == (1, 30, 60)
+    assert_close(estimate.disparity.amin(), torch.tensor(0.1))  # of inverse depth times width over focal length
+    assert_close(estimate.disparity.amax(), torch.tensor(1.0))
+
+
 @pytest.mark.parametrize(
     ("config", "quantity"),
     [

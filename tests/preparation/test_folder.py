@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 
@@ -11,7 +12,14 @@ from PIL import Image
 
 from bokehdiff.errors import InputError
 from bokehdiff.optics import normalise_disparity
-from bokehdiff.preparation import Dirnames, DisparitySubject, MapConvention, photographs_to_predict, prepare_folder
+from bokehdiff.preparation import (
+    Dirnames,
+    DisparityEstimate,
+    DisparitySubject,
+    MapConvention,
+    photographs_to_predict,
+    prepare_folder,
+)
 from tests.helpers import assert_close
 
 SIZE_HW = (24, 32)
@@ -64,6 +72,9 @@ class RampModel:
     def __init__(self):
         self.n_asked = 0
 
+    def estimate(self, image_srgb):
+        return DisparityEstimate(self.predict(image_srgb))
+
     def predict(self, image_srgb):
         self.n_asked += 1
         return torch.from_numpy(ramp(tuple(image_srgb.shape[-2:])))[None] * 40.0 - 7.0
@@ -100,7 +111,7 @@ def test_the_report_names_who_did_what(tmp_path):
     lines = report.lines()
     assert lines[0] == f"1 of 2 photographs in {tmp_path} are ready"
     assert "1 predicted by ramp, 1 failed" in lines[1]
-    assert "1 predicted by heuristic from disparity and centre (no mask model), 1 failed" in lines[2]
+    assert "1 predicted by heuristic from disparity, centre and colour (no mask model), 1 failed" in lines[2]
     assert lines[3].startswith("failed: b.jpg: ")
     assert str(tmp_path / "input" / "b.jpg") in lines[3]
 
@@ -182,6 +193,20 @@ def test_holes_are_refused_unless_they_may_be_filled(tmp_path, value, caplog):
     assert "5.21 % of" in caplog.text
     disparity = np.load(tmp_path / "depth" / "a_pred.npy")
     assert (disparity[6, 10:20] == disparity[6, 9]).all()  # the farther side
+
+
+def test_exr_maps_may_have_holes_too(tmp_path):
+    """As renderers write depth: infinite where nothing is."""
+    OpenEXR = pytest.importorskip("OpenEXR")
+    add_photo(tmp_path)
+    depth = 2.0 - ramp()
+    depth[:8, :4] = np.inf
+    file = tmp_path / "depth" / "a.exr"
+    OpenEXR.File({"compression": OpenEXR.ZIP_COMPRESSION}, {"Y": depth}).write(str(file))
+    assert "4.17 % of" in problem_of(tmp_path, from_depth=True)
+    assert not prepare(tmp_path, from_depth=True, fill_holes=True).failures
+    disparity = np.load(tmp_path / "depth" / "a_pred.npy")
+    assert (disparity[4, :4] == disparity[4, 4]).all()
 
 
 def test_unmeasured_depths_are_holes(tmp_path):
@@ -383,3 +408,74 @@ def test_the_folder_of_the_maps_is_made(tmp_path):
     (tmp_path / "depth").rmdir()
     prepare(tmp_path, disparity_model=RampModel(), depth_dirname="made/deep")
     assert_close(torch.from_numpy(np.load(tmp_path / "made" / "deep" / "a_pred.npy")).amax(), torch.ones(()))
+
+
+def test_folders_of_folders_are_mirrored(tmp_path):
+    for name in ("a.jpg", "summer/a.jpg", "summer/beach/b.c.png"):
+        (tmp_path / "input" / name).parent.mkdir(parents=True, exist_ok=True)
+        add_photo(tmp_path, name)
+    (tmp_path / "depth" / "summer").mkdir()
+    np.save(tmp_path / "depth" / "summer" / "a.npy", ramp())
+    report = prepare(tmp_path, disparity_model=RampModel(), matting=DisparitySubject())
+    assert [outcome.name for outcome in report.outcomes] == ["a.jpg", "summer/a.jpg", "summer/beach/b.c.png"]
+    assert [outcome.disparity for outcome in report.outcomes] == ["predicted", "taken in", "predicted"]
+    for name in ("a", "summer/a", "summer/beach/b.c"):
+        assert (tmp_path / "depth" / f"{name}_pred.npy").exists()
+        assert (tmp_path / "mask" / f"{name}.png").exists()
+    again = prepare(tmp_path, matting=DisparitySubject())
+    assert {outcome.disparity for outcome in again.outcomes} == {outcome.mask for outcome in again.outcomes} == {"kept"}
+
+
+def test_photographs_may_lie_in_the_root_beside_what_is_made_of_them(tmp_path):
+    add_photo(tmp_path)
+    (tmp_path / "input" / "a.jpg").rename(tmp_path / "a.jpg")
+    for _ in range(2):
+        report = prepare_folder(
+            tmp_path, dirnames=Dirnames(images="."), disparity_model=RampModel(), matting=DisparitySubject(),
+            progress=False,
+        )  # fmt: skip
+        assert [outcome.name for outcome in report.outcomes] == ["a.jpg"]
+    (tmp_path / "a.jpg").unlink()
+    with pytest.raises(InputError, match="holds maps, masks and foregrounds, but no photograph"):
+        photographs_to_predict(tmp_path, dirnames=Dirnames(images="."))
+
+
+def test_processes_share_the_photographs_out_and_make_one_report(tmp_path):
+    for i in range(5):
+        add_photo(tmp_path, f"{i}.jpg")
+    add_photo(tmp_path, "3.png")
+    reports = [prepare(tmp_path, disparity_model=RampModel(), rank=rank, world_size=4) for rank in range(4)]
+    assert [len(report.outcomes) for report in reports] == [2, 2, 1, 1]
+    joined = reports[0].joined(reports[1:])
+    assert [outcome.name for outcome in joined.outcomes] == ["0.jpg", "1.jpg", "2.jpg", "3.jpg", "3.png", "4.jpg"]
+    assert [outcome.disparity for outcome in joined.outcomes].count("predicted") == 5
+    assert joined.lines()[0].startswith("5 of 6 photographs")
+
+
+def test_metres_and_the_camera_are_kept_beside_the_map(tmp_path):
+    class Metric(RampModel):
+        def estimate(self, image_srgb):
+            disparity = 0.1 + 1.9 * torch.from_numpy(ramp(tuple(image_srgb.shape[-2:])))[None]
+            return DisparityEstimate(disparity, is_metric=True, focal_length_px=40.0)
+
+    add_photo(tmp_path)
+    assert not prepare(tmp_path, disparity_model=Metric()).failures
+    metric = np.load(tmp_path / "depth" / "a_metric.npy")
+    assert (metric.min(), metric.max()) == (pytest.approx(0.1), pytest.approx(2.0))
+    known = json.loads((tmp_path / "depth" / "a_camera.json").read_text())
+    assert known == pytest.approx(
+        {"nearest_m": 0.5, "farthest_m": 10.0, "focal_length_px": 40.0, "focal_length_35mm_mm": 45.0}
+    )
+    assert only(prepare(tmp_path, disparity_model=Metric())).disparity == "kept"
+
+
+def test_maps_are_fitted_to_edges_where_asked(tmp_path):
+    add_photo(tmp_path)
+    blurred = 1 / (1 + np.exp(-np.linspace(-8, 8, SIZE_HW[1], dtype=np.float32)))
+    picture = np.zeros((*SIZE_HW, 3), np.uint8)
+    picture[:, SIZE_HW[1] // 2 :] = 200
+    Image.fromarray(picture).save(tmp_path / "input" / "a.jpg", quality=100)
+    np.save(tmp_path / "depth" / "a.npy", np.broadcast_to(blurred, SIZE_HW))
+    prepare(tmp_path, refine_disparity=True)
+    fitted = np.load(tmp_path / "depth" / "a_pred.npy")[12]
+    assert fitted[:15].max() < 0.1 < 0.9 < fitted[17:].min()

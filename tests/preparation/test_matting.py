@@ -81,6 +81,27 @@ def test_disparity_out_of_range_or_of_another_size_is_refused():
         DisparitySubject().predict(torch.rand(1, 3, 3, 2), torch.rand(1, 4, 5))
 
 
+def test_of_two_near_things_the_one_unlike_the_border_is_chosen():
+    """Alike in disparity and place; one has the colour of the wall around."""
+    disparity = torch.full((1, 60, 100), 0.1)
+    disparity[:, 10:50, 20:45] = 0.8
+    disparity[:, 10:50, 55:80] = 0.8
+    image_srgb = 0.5 + 0.02 * torch.rand(1, 3, 60, 100)
+    image_srgb[:, 0, 10:50, 55:80] = 0.9
+    mask = DisparitySubject(refine=False).predict(image_srgb, disparity)
+    assert (mask[0, 30, 67], mask[0, 30, 32]) == (1.0, 0.0)
+    mirrored = DisparitySubject(refine=False).predict(image_srgb.flip(3), disparity)
+    assert (mirrored[0, 30, 67], mirrored[0, 30, 32]) == (0.0, 1.0)
+
+
+def test_without_disparity_a_network_looks_in_the_middle_and_the_heuristic_gives_up(tmp_path):
+    image_srgb, disparity, _ = person_before_a_wall()
+    mask = load_matting(save_segformer(tmp_path / "segformer")).predict(image_srgb, None)
+    assert mask.shape == disparity.shape
+    with pytest.raises(InputError, match="without disparity the heuristic finds no subject: pass a depth model or"):
+        DisparitySubject().predict(image_srgb, None)
+
+
 def test_a_semantic_model_gives_the_class_that_agrees_with_disparity(tmp_path):
     model = load_matting(save_segformer(tmp_path / "segformer"))
     assert isinstance(model, TransformersMatting)

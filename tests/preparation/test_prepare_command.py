@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -12,7 +13,7 @@ from PIL import Image
 from bokehdiff.cli.main import main
 from tests.helpers import REPOSITORY
 from tests.preparation.test_folder import add_photo, files, ramp
-from tests.preparation.tiny_models import save_depth_anything, save_segformer
+from tests.preparation.tiny_models import save_depth_anything, save_sam2, save_segformer, save_vitmatte
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def test_the_seeds_command_line_works_without_weights(root):
     assert ran.returncode == 0, ran.stderr
     assert "2 of 2 photographs" in ran.stdout
     assert "2 taken in" in ran.stdout
-    assert "heuristic from disparity and centre (no mask model)" in ran.stdout
+    assert "heuristic from disparity, centre and colour (no mask model)" in ran.stdout
     assert sorted(path.name for path in (root / "mask").iterdir()) == ["a.png", "b.png"]
     assert (root / "depth" / "a_pred.npy").exists()
 
@@ -85,6 +86,44 @@ def test_local_models_predict(root, tmp_path, capsys):
     report = capsys.readouterr().out
     assert f"2 predicted by {depth}" in report
     assert f"2 predicted by {masks}" in report
+
+
+def test_masks_are_pointed_at_and_refined_by_local_models(root, tmp_path, capsys):
+    for name in ("a", "b"):
+        add_map(root, name)
+    sam, vitmatte = save_sam2(tmp_path / "sam2"), save_vitmatte(tmp_path / "vitmatte")
+    words = ["--mask-model", sam, "--mask-point", "0.5,0.5", "--mask-refine", vitmatte, "--refine-disparity"]
+    assert main(["prepare", "--root", str(root), *map(str, words)]) == 0
+    assert f"2 predicted by {sam}, edges by {vitmatte}" in capsys.readouterr().out
+    assert main(["prepare", "--root", str(root), "--overwrite", "--mask-refine", "guided"]) == 0
+    assert "(no mask model), fitted to edges" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_several_processes_are_launched(root, capsys):
+    """As a user does: one report, the same files as one process makes, and the status tells."""
+    for i in range(3):
+        add_photo(root, f"{i}.jpg")
+    for name in ("a", "b", "0", "1"):
+        add_map(root, name)
+    command = [
+        sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
+        "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0",
+        "prepare_data.py", "--root", str(root), "--disparity-model", "none",
+    ]  # fmt: skip
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "TQDM_DISABLE": "1"}
+    arguments = {"cwd": REPOSITORY, "env": environment, "capture_output": True, "text": True, "check": False}
+    ran = subprocess.run(command, **arguments)
+    assert ran.returncode != 0
+    report = ran.stdout.splitlines()
+    assert [line for line in report if "photographs in" in line] == [f"4 of 5 photographs in {root} are ready"]
+    assert any(line.startswith("failed: 2.jpg: without disparity the heuristic finds no subject") for line in report)
+    assert sorted(path.name for path in (root / "mask").iterdir()) == ["0.png", "1.png", "a.png", "b.png"]
+    add_map(root, "2")
+    ran = subprocess.run(command, **arguments)
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    assert f"5 of 5 photographs in {root} are ready" in ran.stdout
+    assert "disparity: 4 kept, 1 taken in" in " ".join(sorted(ran.stdout.splitlines()))
 
 
 def test_no_masks_when_none_are_asked_for(root, capsys):
@@ -149,6 +188,12 @@ def test_flags_at_fault_are_named(root, tmp_path, capsys):
     for name in ("a", "b"):
         add_map(root, name)
     assert "error: --mask-model: " in failure(capsys, "--root", root, "--mask-model", tmp_path / "nowhere")
+    assert "error: --mask-refine: " in failure(capsys, "--root", root, "--mask-refine", tmp_path / "nowhere")
+    pointed = ("--root", root, "--mask-model", tmp_path / "nowhere", "--mask-point")
+    for point in ("0.5", "0.5,1.5", "a,b", "-1,0"):
+        assert f"error: --mask-point: must be X,Y, each from 0 to 1; got '{point}'" in failure(capsys, *pointed, point)
+    line = failure(capsys, "--root", root, "--mask-point", "0.5,0.5")
+    assert "error: --mask-point: a point is for Segment Anything: name it by --mask-model" in line
     line = failure(capsys, "--root", root, "--mask-model", "ZhengPeng7/BiRefNet")
     assert "error: --mask-model: " in line
     assert "pass trust_remote_code" in line

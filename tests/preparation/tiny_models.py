@@ -80,6 +80,69 @@ def save_segformer(folder: Path) -> Path:
     return folder
 
 
+def save_sam2(folder: Path) -> Path:
+    """Segment Anything 2 in miniature, on 64 px."""
+    from transformers import (
+        Sam2Config,
+        Sam2HieraDetConfig,
+        Sam2ImageProcessor,
+        Sam2MaskDecoderConfig,
+        Sam2Model,
+        Sam2PromptEncoderConfig,
+        Sam2VisionConfig,
+    )
+
+    torch.manual_seed(0)
+    backbone = Sam2HieraDetConfig(
+        hidden_size=8,
+        image_size=[64, 64],
+        blocks_per_stage=[1, 1, 2, 1],
+        embed_dim_per_stage=[8, 16, 24, 32],
+        num_attention_heads_per_stage=[1, 1, 1, 1],
+        window_size_per_stage=[8, 8, 8, 8],
+        window_positional_embedding_background_size=[7, 7],
+        global_attention_blocks=[3],
+    )
+    vision = Sam2VisionConfig(
+        backbone_config=backbone,
+        backbone_channel_list=[32, 24, 16, 8],
+        backbone_feature_sizes=[[16, 16], [8, 8], [4, 4]],
+        fpn_hidden_size=32,
+    )
+    config = Sam2Config(
+        vision_config=vision,
+        prompt_encoder_config=Sam2PromptEncoderConfig(hidden_size=32, image_size=64),
+        mask_decoder_config=Sam2MaskDecoderConfig(
+            hidden_size=32, mlp_dim=16, num_attention_heads=2, iou_head_hidden_dim=16
+        ),
+    )
+    Sam2Model(config).save_pretrained(folder)
+    Sam2ImageProcessor(size={"height": 64, "width": 64}).save_pretrained(folder)
+    return folder
+
+
+def save_vitmatte(folder: Path) -> Path:
+    """ViTMatte in miniature."""
+    from transformers import VitDetConfig, VitMatteConfig, VitMatteForImageMatting, VitMatteImageProcessor
+
+    torch.manual_seed(0)
+    backbone = VitDetConfig(
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        image_size=64,
+        pretrain_image_size=64,
+        num_channels=4,
+        out_features=["stage1"],
+    )
+    config = VitMatteConfig(
+        backbone_config=backbone, hidden_size=16, convstream_hidden_sizes=[4, 8, 8], fusion_hidden_sizes=[16, 8, 8, 4]
+    )
+    VitMatteForImageMatting(config).save_pretrained(folder)
+    VitMatteImageProcessor().save_pretrained(folder)
+    return folder
+
+
 def save_remote_code_model(folder: Path) -> Path:
     """A model like BiRefNet: its code lies beside its weights, and what it returns last are logits of the mask."""
     import json

@@ -67,7 +67,7 @@ def test_folders_within_the_photographs_folder_have_their_maps_as_deep(tmp_path)
     for folder in ("input", "depth", "mask"):
         (tmp_path / folder / "summer" / "beach").mkdir(parents=True)
     save_image(tmp_path / "input" / "summer" / "beach" / "b.png", torch.rand(1, 3, 6, 9))
-    save_image(tmp_path / "mask" / "summer" / "beach" / "b.png", torch.rand(1, 3, 6, 9))
+    save_image(tmp_path / "mask" / "summer" / "beach" / "b.png", torch.rand(1, 1, 6, 9).expand(1, 3, 6, 9))
     save_disparity(tmp_path / "depth" / "summer" / "beach" / "b_pred.npy", ramp(6, 9))
     paths = find_scenes(str(tmp_path / "input" / "**" / "*"))
     assert [each.disparity.relative_to(tmp_path.resolve()).as_posix() for each in paths] == [

@@ -57,9 +57,9 @@ def test_a_sample_leaves_nothing_behind(training_root, name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["published", "bokehdiff"])
 def test_memory_is_flat_over_ten_thousand_samples(tmp_path, name):
-    """Two workers and this process together take as much at the end as after 3 000 samples: to 2 % of it.
+    """Two workers and this process together take as much at the end as after 3 000 samples: to 5 % of it.
 
-    What one moment shows differs by 3 %, so means of four are compared. The cache holds less than half of what the
+    What one moment shows differs by as much, so means of four are compared: 4 KiB kept per sample would show. The cache holds less than half of what the
     files would take, so that it is full and turns over all the time.
     """
     write_training_set(tmp_path, n_foregrounds=48, n_backgrounds=24, size_px=256, seed=1)
@@ -74,7 +74,7 @@ def test_memory_is_flat_over_ten_thousand_samples(tmp_path, name):
     print(f"{name}:", ", ".join(f"{n} {n_bytes / MIB:.1f} MiB" for n, n_bytes in taken.items()))
     assert len(taken) == 10
     early, late = (fmean(taken[n] for n in range(first, first + 4000, 1000)) for first in (2000, 7000))
-    assert late < 1.02 * early
+    assert late < 1.05 * early
 
 
 def digest(content: bytes) -> bytes:

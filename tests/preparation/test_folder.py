@@ -197,12 +197,12 @@ def test_holes_are_refused_unless_they_may_be_filled(tmp_path, value, caplog):
 
 def test_exr_maps_may_have_holes_too(tmp_path):
     """As renderers write depth: infinite where nothing is."""
-    OpenEXR = pytest.importorskip("OpenEXR")
+    exr = pytest.importorskip("OpenEXR")
     add_photo(tmp_path)
     depth = 2.0 - ramp()
     depth[:8, :4] = np.inf
     file = tmp_path / "depth" / "a.exr"
-    OpenEXR.File({"compression": OpenEXR.ZIP_COMPRESSION}, {"Y": depth}).write(str(file))
+    exr.File({"compression": exr.ZIP_COMPRESSION}, {"Y": depth}).write(str(file))
     assert "4.17 % of" in problem_of(tmp_path, from_depth=True)
     assert not prepare(tmp_path, from_depth=True, fill_holes=True).failures
     disparity = np.load(tmp_path / "depth" / "a_pred.npy")

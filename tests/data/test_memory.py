@@ -59,8 +59,8 @@ def test_a_sample_leaves_nothing_behind(training_root, name):
 def test_memory_is_flat_over_ten_thousand_samples(tmp_path, name):
     """Two workers and this process together take as much at the end as after 3 000 samples: to 5 % of it.
 
-    What one moment shows differs by as much, so means of four are compared: 4 KiB kept per sample would show. The cache holds less than half of what the
-    files would take, so that it is full and turns over all the time.
+    What one moment shows differs by as much, so means of four are compared: 4 KiB kept per sample would show. The cache
+    holds less than half of what the files would take, so that it is full and turns over all the time.
     """
     write_training_set(tmp_path, n_foregrounds=48, n_backgrounds=24, size_px=256, seed=1)
     composition = preset(name, resolution_px=48)

@@ -20,6 +20,7 @@ from bokehdiff.tiling import pad_to_multiple
 OPENCV_RADIUS_PX = 5  # of the neighbourhood that OpenCV's methods look at
 DISPLAY_GAMMA = 2.2  # networks know pictures as screens show them
 WHITE_8_BIT = 255
+N_RELAXED = 4  # rounds per level that make it as smooth as a membrane
 LAMA_MULTIPLE = 8  # LaMa halves its input three times
 
 
@@ -67,7 +68,16 @@ def _pull_push(colour: Tensor, weight: Tensor) -> Tensor:
     above = _pull_push(mean, total.clamp_max(1.0))
     # The same numbers with "antialias", whose bits do not depend on the number of threads.
     enlarged = F.interpolate(above, scale_factor=2, mode="bilinear", antialias=True)[..., :height, :width]
-    return weight * colour + (1.0 - weight) * enlarged
+    filled = weight * colour + (1.0 - weight) * enlarged
+    for _ in range(N_RELAXED):
+        filled = weight * colour + (1.0 - weight) * _mean_of_neighbours(filled)
+    return filled
+
+
+def _mean_of_neighbours(image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+    padded = F.pad(image, (1, 1, 1, 1), mode="replicate")
+    across = padded[..., 1:-1, :-2] + padded[..., 1:-1, 2:]
+    return (across + padded[..., :-2, 1:-1] + padded[..., 2:, 1:-1]) / 4
 
 
 def inpaint_opencv(

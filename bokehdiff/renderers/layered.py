@@ -121,8 +121,8 @@ def hidden_sheets(
     edges: Bool[Tensor, "b h w"],
     *,
     inpaint: Inpainter,
-    mixed_px: float,
-) -> list[Sheet]:
+    trust: Float[Tensor, "b h w"],
+) -> list[Hidden]:
     """Guesses of the surfaces behind the near side of depth edges, and of those behind them in turn.
 
     Args:
@@ -130,18 +130,28 @@ def hidden_sheets(
         coc_px: Signed circle of confusion [px].
         edges: Pixels on the far side of depth edges.
         inpaint: Makes up the colours.
-        mixed_px: How far from an edge colours of the near side are mixed in [px].
+        trust: How far the colour of each pixel can be built upon, in [0, 1]: less where near surfaces are mixed in.
     """
-    sheets = []
+    found: list[Hidden] = []
     reach_px = coc_px
     for _ in range(N_HIDDEN):
-        hidden = _behind(image_linear, coc_px, edges, reach_px=reach_px, inpaint=inpaint, mixed_px=mixed_px)
+        hidden = _behind(image_linear, coc_px, edges, reach_px=reach_px, inpaint=inpaint, trust=trust)
         if hidden is None:
             break
-        sheets.append(hidden.sheet)
+        found.append(hidden)
         image_linear, coc_px = hidden.image_linear, hidden.coc_px
-        edges, mixed_px = depth_edges(coc_px), 0.0
-    return sheets
+        edges, trust = depth_edges(coc_px), torch.ones_like(trust)
+    return found
+
+
+def mixed_near(edges: Bool[Tensor, "b h w"], like: Float[Tensor, "b h w"]) -> Float[Tensor, "b h w"]:
+    """How far colours can be built upon that nothing has parted: hardly, close to an edge.
+
+    Args:
+        edges: Pixels on the far side of depth edges.
+        like: Gives dtype and device.
+    """
+    return torch.where(nearest_marked(edges)[1].to(like) < EDGE_WIDTH_PX, MIXED_WEIGHT, 1.0).to(like)
 
 
 def _behind(
@@ -151,9 +161,9 @@ def _behind(
     *,
     reach_px: Float[Tensor, "b h w"],
     inpaint: Inpainter,
-    mixed_px: float,
+    trust: Float[Tensor, "b h w"],
 ) -> Hidden | None:
-    """What goes on behind the near side of edges; None if nothing does.
+    """What goes on behind the near side of edges; None if nothing does and all colours can be built upon.
 
     Concretely, a pixel q at most |reach(q) - coc(e)| from the nearest far-side edge pixel e hides a surface at coc(e),
     with a colour made up from all pixels that do not themselves hide what their own edge pixel shows.
@@ -162,10 +172,9 @@ def _behind(
     behind_px = _taken(coc_px, edge)
     covers = opacity(coc_px, behind_px)
     weight = covers * (distance <= reach_px - behind_px + EDGE_WIDTH_PX)
-    if not bool((weight > 0).any()):
+    if not bool(((weight > 0) | (trust < 1.0)).any()):
         return None
-    known = torch.where(distance < mixed_px, MIXED_WEIGHT, 1.0) * (covers == 0)
-    colour = inpaint(image_linear, known.to(image_linear), weight.detach())
+    colour = inpaint(image_linear, trust * (covers == 0), weight.detach())
     sheet = Sheet(light=colour * weight[:, None], weight=weight, coc_px=behind_px)
     return Hidden(sheet, colour, torch.where(covers > 0, behind_px, coc_px))
 
@@ -237,16 +246,19 @@ def split_by_matte(
     return [Sheet(subject_light, share, subject_px), Sheet(rest_light, 1.0 - share + hidden, rest_px)]
 
 
-def split_by_edges(image_linear: Float[Tensor, "b 3 h w"], matte: EdgeMatte) -> list[Sheet]:
+def split_by_edges(
+    image_linear: Float[Tensor, "b 3 h w"], matte: EdgeMatte, behind: Float[Tensor, "b 3 h w"]
+) -> list[Sheet]:
     """The visible surfaces of a photograph, with both of those that meet in a pixel on a depth edge.
 
     Args:
         image_linear: The photograph.
         matte: Of its edges.
+        behind: Colour of the far surface there.
     """
     share = matte.share
     hidden = torch.where(matte.band, share * opacity(matte.near_px, matte.far_px), 0.0)
-    rest_light = image_linear - matte.near_light + hidden[:, None] * matte.behind
+    rest_light = image_linear - matte.near_light + hidden[:, None] * behind
     rest = torch.where(matte.band, 1.0 - share + hidden, 0.0)
     return [
         Sheet(matte.near_light, share, matte.near_px),

@@ -17,9 +17,10 @@ from bokehdiff.optics import Aperture, Lens, circle_of_confusion
 from bokehdiff.renderers.edge_matte import edge_matte
 from bokehdiff.renderers.inpainting import Inpainter, inpainter
 from bokehdiff.renderers.layered import (
-    EDGE_WIDTH_PX,
+    Hidden,
     depth_edges,
     hidden_sheets,
+    mixed_near,
     soft_edges,
     solid_coc,
     split_by_edges,
@@ -97,9 +98,9 @@ def render_photo(
         matte: Share of each pixel that belongs to the foreground subject, in [0, 1], of the size of the image; parts
             hair from what is behind it. None if unknown; "scatter" takes none.
         method: "scatter" (only what the photograph shows), "occlusion_aware" (also what lies hidden behind depth edges,
-            which a wide lens sees past them; gradients to image, disparity, matte, focus and strength), "layered"
-            (the same, where depth edges are made steep first and their pixels are parted by colour; gradients to the
-            image), "auto": "layered".
+            which a wide lens sees past them, pixels of the edges being parted by colour or matte; gradients to image,
+            disparity, matte, focus and strength), "layered" (the same, where the ramps of depth edges are made steep
+            first; gradients to the image), "auto": "layered".
         inpainting: What makes up hidden surfaces: "diffusion", "telea" or "navier-stokes" (OpenCV), or the path of a
             TorchScript file such as LaMa's. "scatter" takes none.
         progress: Show a bar over the tiles of the picture.
@@ -195,51 +196,51 @@ def render_occlusion_aware(
 ) -> Float[Tensor, "b 3 h w"]:
     """The splat of the visible pixels and of what is made up behind the edges of nearer ones; differentiable.
 
-    The idea of layers with a filled background, and of receivers in focus that reject light from behind, is Dr. Bokeh's
-    (Sheng et al., CVPR 2024); any number of surfaces, one radius for colour and coverage, and light that is neither
-    lost nor gained replace its gather.
+    A matte tells the share of a subject in each pixel; without one the colours along depth edges do. The idea of layers
+    with a filled background, and of receivers in focus that reject light from behind, is Dr. Bokeh's (Sheng et al.,
+    CVPR 2024); any number of surfaces, one radius for colour and coverage, and light that is neither lost nor gained
+    replace its gather.
 
     Args:
         image_linear: The photograph.
         coc_px: Signed circle of confusion [px].
         options: All else.
     """
-    sheets, mixed = _visible(image_linear, coc_px, options.matte)
+    if options.matte is None:
+        return _parted_by_colour(image_linear, coc_px, options)
+    visible = split_by_matte(image_linear, coc_px, options.matte)
     # A matte has parted the subject from what is behind it already: the other edges are those of the rest.
-    rest_px = sheets[-1].coc_px
-    hidden = hidden_sheets(
-        _colour_of(sheets[-1]), rest_px, depth_edges(rest_px), inpaint=options.inpaint, mixed_px=EDGE_WIDTH_PX
-    )
-    return _splat([*sheets, *hidden], coc_px, depth_edges(coc_px) | mixed, options)
+    rest = visible[-1]
+    edges = depth_edges(rest.coc_px)
+    trust = mixed_near(edges, rest.weight)
+    hidden = hidden_sheets(_colour_of(rest), rest.coc_px, edges, inpaint=options.inpaint, trust=trust)
+    return _splat([*visible, *_sheets(hidden)], coc_px, depth_edges(coc_px) | soft_edges(options.matte), options)
+
+
+def _parted_by_colour(
+    image_linear: Float[Tensor, "b 3 h w"], coc_px: Float[Tensor, "b h w"], options: PhotoOptions
+) -> Float[Tensor, "b 3 h w"]:
+    matte = edge_matte(image_linear, coc_px)
+    hidden = hidden_sheets(matte.behind, matte.far_px, matte.band, inpaint=options.inpaint, trust=matte.trust)
+    behind = hidden[0].image_linear if hidden else matte.behind
+    return _splat([*split_by_edges(image_linear, matte, behind), *_sheets(hidden)], coc_px, matte.band, options)
 
 
 def render_layered(
     image_linear: Float[Tensor, "b 3 h w"], coc_px: Float[Tensor, "b h w"], options: PhotoOptions
 ) -> Float[Tensor, "b 3 h w"]:
-    """`render_occlusion_aware` for the best picture: steep depth edges, whose pixels are parted by their colours.
+    """`render_occlusion_aware` after the ramps of depth edges are made steep, as disparity from a network needs it.
 
     Args:
         image_linear: The photograph.
         coc_px: Signed circle of confusion [px].
         options: All else.
     """
-    coc_px = steepen_edges(coc_px)
-    if options.matte is not None:
-        return render_occlusion_aware(image_linear, coc_px, options)
-    matte = edge_matte(image_linear, coc_px)
-    visible = split_by_edges(image_linear, matte)
-    hidden = hidden_sheets(matte.behind, matte.far_px, matte.band, inpaint=options.inpaint, mixed_px=0.0)
-    return _splat([*visible, *hidden], coc_px, matte.band, options)
+    return render_occlusion_aware(image_linear, steepen_edges(coc_px), options)
 
 
-def _visible(
-    image_linear: Float[Tensor, "b 3 h w"], coc_px: Float[Tensor, "b h w"], matte: Float[Tensor, "b h w"] | None
-) -> tuple[list[Sheet], Bool[Tensor, "b h w"]]:
-    """The visible surfaces, the rest last, and where they mix."""
-    if matte is None:
-        whole = torch.ones_like(coc_px)
-        return [Sheet(image_linear, whole, coc_px)], torch.zeros_like(coc_px, dtype=torch.bool)
-    return split_by_matte(image_linear, coc_px, matte), soft_edges(matte)
+def _sheets(hidden: list[Hidden]) -> list[Sheet]:
+    return [surface.sheet for surface in hidden]
 
 
 def _colour_of(sheet: Sheet) -> Float[Tensor, "b 3 h w"]:

@@ -227,5 +227,6 @@ def test_the_share_of_mixed_pixels_is_read_from_their_colours():
     # The strand that is mixed wherever it is seen looks lighter than it is.
     sure = matte.band & (torch.arange(30) > 8)
     assert (matte.share - share).abs()[sure].max() < 0.06
+    assert ((matte.trust >= 0.0) & (matte.trust <= 1.0)).all()
     plate = matte.behind.permute(0, 2, 3, 1)[sure]
     torch.testing.assert_close(plate, wall.view(1, 3).expand_as(plate), rtol=0, atol=0.06)

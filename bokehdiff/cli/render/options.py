@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bokehdiff.cli.options import Alias
+from bokehdiff.cli.sweeps import SWEEP_SUFFIXES, SweepOptions, sweep_problems
 from bokehdiff.errors import InputError
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
-SWEEP_SUFFIXES = (".gif", ".mp4")
 
 
 @dataclass(frozen=True)
@@ -123,27 +123,6 @@ class PictureOptions:
     inpainting: str = "diffusion"
     highlights: float = 1.0
     transfer: Literal["gamma22", "srgb"] | float = "gamma22"
-
-
-@dataclass(frozen=True)
-class SweepOptions:
-    """Many pictures of each photograph, in OUTPUT_DIR/NAME_sweep, or as one animation.
-
-    Args:
-        focus_sweep: Number of pictures from the farthest to the nearest focus; 0 for none.
-        aperture_sweep: Number of pictures from a closed lens to the full blur; 0 for none.
-        sweep_format: Pictures in --format, a GIF, or an MP4 (extra video: pip install 'bokehdiff[video]').
-        fps: Pictures per second of an animation.
-        loop: A GIF begins anew for ever.
-        back_and_forth: An animation runs backwards at its end, so that no loop jumps.
-    """
-
-    focus_sweep: int = 0
-    aperture_sweep: int = 0
-    sweep_format: Literal["pictures", "gif", "mp4"] = "pictures"
-    fps: float = 12.0
-    loop: bool = True
-    back_and_forth: bool = False
 
 
 @dataclass(frozen=True)
@@ -308,21 +287,12 @@ def _focus_problems(options: RenderOptions) -> Iterator[InputError]:
 
 
 def _result_problems(options: RenderOptions) -> Iterator[InputError]:
-    sweep = options.sweep
-    for flag, count in (("--focus-sweep", sweep.focus_sweep), ("--aperture-sweep", sweep.aperture_sweep)):
-        if count < 0:
-            yield InputError(f"must be 0 or more pictures; got {count}", flag=flag)
-    if sweep.focus_sweep and sweep.aperture_sweep:
-        yield InputError("sweeps the lens while --focus-sweep sweeps the focus: one at a time", flag="--aperture-sweep")
+    yield from sweep_problems(options.sweep)
     if options.result.jobs < 0:
         yield InputError(f"must be 0 or more; got {options.result.jobs}", flag="--jobs")
-    if sweeps(options) and wants_intermediates(options):
+    if options.sweep.is_asked and wants_intermediates(options):
         flag = "--verbose" if options.result.verbose else "--save-intermediates"
         yield InputError("shows how one picture is made: leave out the sweep", flag=flag)
-    if sweep.sweep_format != "pictures" and not sweeps(options):
-        yield InputError(
-            "needs a sweep: --focus-sweep or --aperture-sweep with 2 or more pictures", flag="--sweep-format"
-        )
     if options.output is not None:
         yield from _output_problems(Path(options.output).suffix.lower(), options)
 
@@ -333,25 +303,16 @@ def _output_problems(suffix: str, options: RenderOptions) -> Iterator[InputError
         yield InputError(
             f"must be a file with one of {known}; got {options.output!r} (for a folder: --output-dir)", flag="--output"
         )
-    if suffix in SWEEP_SUFFIXES and not sweeps(options):
+    if suffix in SWEEP_SUFFIXES and not options.sweep.is_asked:
         yield InputError(
             f"{suffix} holds a sweep: --focus-sweep or --aperture-sweep with 2 or more pictures", flag="--output"
         )
-    if suffix in PICTURE_SUFFIXES and sweeps(options):
+    if suffix in PICTURE_SUFFIXES and options.sweep.is_asked:
         yield InputError(f"{suffix} holds one picture: pass a .gif or .mp4, or --output-dir", flag="--output")
 
 
 def _given(flags: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     return ((flag, value) for flag, value in flags.items() if value is not None)
-
-
-def sweeps(options: RenderOptions) -> bool:
-    """Whether each photograph gives many pictures.
-
-    Args:
-        options: The command line.
-    """
-    return bool(options.sweep.focus_sweep or options.sweep.aperture_sweep)
 
 
 def wants_intermediates(options: RenderOptions) -> bool:

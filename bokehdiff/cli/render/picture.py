@@ -13,11 +13,12 @@ from torch import Tensor
 import bokehdiff
 from bokehdiff.cli.render.intermediates import write_intermediates
 from bokehdiff.cli.render.lenses import lens_of, within_radius
-from bokehdiff.cli.render.options import SWEEP_SUFFIXES, RenderOptions, wants_intermediates
+from bokehdiff.cli.render.options import RenderOptions, wants_intermediates
 from bokehdiff.cli.render.places import Task, intermediates_of, result_of
 from bokehdiff.cli.render.scene import View, load_view
+from bokehdiff.cli.sweep_pictures import sweep_lenses, write_sweep
 from bokehdiff.errors import InputError, at_fault
-from bokehdiff.images import linear_to_srgb, make_folder, save_animation, save_image, srgb_to_linear
+from bokehdiff.images import linear_to_srgb, make_folder, save_image, srgb_to_linear
 from bokehdiff.optics import Lens
 from bokehdiff.renderers import Sheet, compress_highlights, recover_highlights, render_photo
 
@@ -39,8 +40,12 @@ def render_task(task: Task, options: RenderOptions) -> Iterator[Path]:
     view = load_view(task, options)
     lens = lens_of(task, view, options)
     exposure = _Exposure(task, view, options)
-    if options.sweep.focus_sweep or options.sweep.aperture_sweep:
-        yield from _write_sweep(target, list(_lenses(lens, view, options)), exposure)
+    if options.sweep.is_asked:
+        lenses = list(sweep_lenses(lens, view.disparity, options.sweep))
+        yield from write_sweep(
+            target, lenses, map(exposure.picture, lenses), options.sweep, note=exposure.note, save=exposure.saved,
+            format=options.result.format, flag="--output" if options.output else "--sweep-format",
+        )  # fmt: skip
         return
     seen: list[list[Sheet]] = []
     picture = exposure.picture(lens, watch=seen.append if wants_intermediates(options) else None)
@@ -109,40 +114,6 @@ class _Exposure:
             "strength_px": round(float(lens.strength_px), 6),
         }
         return yaml.safe_dump({**made, **_given(self.options)}, sort_keys=False, allow_unicode=True)
-
-
-def _lenses(lens: Lens, view: View, options: RenderOptions) -> Iterator[Lens]:
-    """The lenses of a sweep."""
-    sweep = options.sweep
-    n_pictures = sweep.focus_sweep or sweep.aperture_sweep
-    for i in range(n_pictures):
-        share = i / max(n_pictures - 1, 1)
-        if sweep.aperture_sweep:
-            yield dataclasses.replace(lens, strength_px=lens.strength_px * share)
-        else:
-            least, most = (float(value) for value in view.disparity.aminmax())
-            yield dataclasses.replace(lens, focus_disparity=least + (most - least) * share)
-
-
-def _write_sweep(target: Path, lenses: list[Lens], exposure: _Exposure) -> Iterator[Path]:
-    sweep = exposure.options.sweep
-    if target.suffix.lower() in SWEEP_SUFFIXES:
-        with at_fault("--output" if exposure.options.output else "--sweep-format"):
-            save_animation(
-                target,
-                (exposure.picture(lens) for lens in lenses),
-                fps=sweep.fps,
-                loop=sweep.loop,
-                back_and_forth=sweep.back_and_forth,
-                text=exposure.note(lenses[-1]),
-            )
-        yield target
-        return
-    with at_fault("--output-dir"):
-        make_folder(target)
-    digits = max(3, len(str(len(lenses) - 1)))
-    for i, lens in enumerate(lenses):
-        yield exposure.saved(target / f"{i:0{digits}d}.{exposure.options.result.format}", exposure.picture(lens), lens)
 
 
 def _given(options: RenderOptions) -> dict[str, object]:

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bokehdiff.cli.render.options import RenderOptions, sweeps
+from bokehdiff.cli.render.options import RenderOptions
+from bokehdiff.cli.sweeps import sweep_target
 from bokehdiff.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -166,11 +167,9 @@ def result_of(task: Task, options: RenderOptions) -> Path:
             raise InputError("is one file for several photographs: pass --output-dir", flag="--output")
         return Path(options.output).expanduser()
     folder = Path(options.output_dir).expanduser() / task.subfolder
-    if not sweeps(options):
+    if not options.sweep.is_asked:
         return folder / f"{task.stem}.{options.result.format}"
-    if options.sweep.sweep_format == "pictures":
-        return folder / f"{task.stem}_sweep"
-    return folder / f"{task.stem}_sweep.{options.sweep.sweep_format}"
+    return sweep_target(folder, task.stem, options.sweep)
 
 
 def intermediates_of(task: Task, options: RenderOptions) -> Path:

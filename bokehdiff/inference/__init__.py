@@ -1,13 +1,26 @@
-"""From a photograph with disparity to one with lens blur: the one-step pipeline, and where to focus."""
+"""From a photograph with disparity to one with lens blur: the one-step pipeline, its focus and its strength."""
 
-from bokehdiff.inference.focus import Focus, focus_sweep, parse_focus, resolve_focus
-from bokehdiff.inference.pipeline import BokehDiffPipeline, BokehResult
+from bokehdiff.inference.detail import keep_focus, match_colour, mix_at_edges
+from bokehdiff.inference.focus import Distance, Focus, focus_sweep, parse_focus, resolve_focus
+from bokehdiff.inference.lenses import FNumber, MetricRange, ShareOfWidth, Strength, parse_strength, resolve_lens
+from bokehdiff.inference.pipeline import BokehDiffPipeline, BokehResult, RenderSettings
 
 __all__ = [
     "BokehDiffPipeline",
     "BokehResult",
+    "Distance",
+    "FNumber",
     "Focus",
+    "MetricRange",
+    "RenderSettings",
+    "ShareOfWidth",
+    "Strength",
     "focus_sweep",
+    "keep_focus",
+    "match_colour",
+    "mix_at_edges",
     "parse_focus",
+    "parse_strength",
     "resolve_focus",
+    "resolve_lens",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import torch
@@ -11,7 +12,19 @@ from torch import Tensor
 from bokehdiff.errors import InputError
 from bokehdiff.optics import focus_from_box, focus_from_mask, focus_from_pixel
 
-Focus: TypeAlias = float | Literal["subject"] | tuple[float, float] | tuple[float, float, float, float]
+
+@dataclass(frozen=True)
+class Distance:
+    """A focus in metres.
+
+    Args:
+        m: From the camera [m]; None for what the photograph's EXIF says.
+    """
+
+    m: float | None = None
+
+
+Focus: TypeAlias = float | Literal["subject"] | tuple[float, float] | tuple[float, float, float, float] | Distance
 
 SWEEP_SHARE = 0.6  # how far the released tool's second and third picture move the focus towards the ends of the range
 
@@ -20,10 +33,15 @@ def parse_focus(text: str) -> Focus:
     """Read a focus from the command line.
 
     Args:
-        text: "subject", a disparity such as 0.4, a point "X,Y" or a box "LEFT,TOP,RIGHT,BOTTOM" [px].
+        text: "subject", a disparity such as 0.4, a point "X,Y" or a box "LEFT,TOP,RIGHT,BOTTOM" [px], a distance such
+            as "2.5m", or "camera" for the distance that EXIF tells.
     """
     if text == "subject":
         return "subject"
+    if text == "camera":
+        return Distance()
+    if text.endswith("m") and text[:-1].replace(".", "", 1).isdigit() and float(text[:-1]) > 0:
+        return Distance(float(text[:-1]))
     try:
         numbers = tuple(float(part) for part in text.split(","))
     except ValueError:
@@ -32,7 +50,9 @@ def parse_focus(text: str) -> Focus:
         return numbers[0]
     if len(numbers) == 2 or len(numbers) == 4:
         return numbers
-    raise InputError(f"must be subject, a disparity, a point X,Y or a box LEFT,TOP,RIGHT,BOTTOM; got {text!r}")
+    raise InputError(
+        f"must be subject, a disparity, a point X,Y, a box LEFT,TOP,RIGHT,BOTTOM, 2.5m or camera; got {text!r}"
+    )
 
 
 def resolve_focus(
@@ -43,9 +63,11 @@ def resolve_focus(
     Args:
         disparity: In [0, 1], 1 nearest.
         focus: "subject" for the median under the mask (without a mask, of the image's centre); a disparity; a point
-            (x, y) or a box (left, top, right, bottom) [px].
+            (x, y) or a box (left, top, right, bottom) [px]. Distances are `resolve_lens`'s matter.
         mask: The subject, in [0, 1].
     """
+    if isinstance(focus, Distance):
+        raise InputError("a focus in metres needs to know the scene's distances: use resolve_lens")
     if isinstance(focus, tuple):
         if len(focus) == 2:
             return focus_from_pixel(disparity, focus[0], focus[1])

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bokehdiff import models
-from bokehdiff.attention import INFERENCE_HARDNESS, PISA_LAYERS, Convention, PisaInputs, TokenOptics
-from bokehdiff.errors import InputError, at_fault
-from bokehdiff.images import resize
-from bokehdiff.inference.focus import Focus, resolve_focus
-from bokehdiff.models import OneStepGenerator, PromptEmbedding, load_adapter, load_sdxl, prompt_embedding
-from bokehdiff.optics import Lens
-from bokehdiff.tiling import Window, map_windows, pad_to_multiple
+from bokehdiff.attention import INFERENCE_HARDNESS, Convention, PisaInputs, TokenOptics
+from bokehdiff.errors import InputError
+from bokehdiff.images import linear_to_srgb, resize, srgb_to_linear
+from bokehdiff.inference.detail import keep_focus, match_colour, mix_at_edges
+from bokehdiff.inference.focus import Focus
+from bokehdiff.inference.inputs import Maps, Photographs, as_images, as_planes
+from bokehdiff.inference.lenses import FNumber, MetricRange, Strength, resolve_lens
+from bokehdiff.inference.loading import Loaded, load, save
+from bokehdiff.inference.memory import MemoryPlan, free_bytes_of, plan_memory
+from bokehdiff.models import OneStepGenerator, PromptEmbedding
+from bokehdiff.optics import CameraSettings, Lens
+from bokehdiff.renderers import render_photo
+from bokehdiff.tiling import Padded, Window, map_windows, pad_to_multiple
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -29,6 +36,7 @@ TILE_LATENTS = 64  # side of a tile of the released tool: what SDXL attends to a
 WHOLE_LATENTS = 2 * TILE_LATENTS**2  # up to this many it denoises the image in one piece
 OVERLAP_SHARE = 0.25  # of a tile
 RELEASED_JITTERED = 3  # the released tool averages its occlusion over three or four shifted copies
+DEFAULT_STRENGTH_PX = 20.0
 
 
 @dataclass(frozen=True)
@@ -53,6 +61,29 @@ class BokehResult:
         return [to_pil_image(image.cpu()) for image in self.images_srgb]
 
 
+@dataclass(frozen=True)
+class RenderSettings:
+    """How pictures are made, whatever the lens.
+
+    Args:
+        tile_px: Denoise in tiles of this side [px]; 0 for the whole image; None for the whole image where it fits in
+            memory, and with the released convention for what the released tool does.
+        upsample: Work at this multiple of the size, for finer detail.
+        renderer: "neural", or "hybrid": the network where depth changes, physics elsewhere.
+        preserve_focus: Lay the photograph over the result where it is in focus.
+        match_colour: Give neighbourhoods the photograph's light, which an autoencoder does not quite keep.
+    """
+
+    tile_px: int | None = None
+    upsample: int = 1
+    renderer: Literal["neural", "hybrid"] = "neural"
+    preserve_focus: bool = True
+    match_colour: bool = True
+
+
+AS_USUAL = RenderSettings()
+
+
 class BokehDiffPipeline:
     """BokehDiff's one-step renderer: `pipe(image, disparity, focus=..., strength=...).images`.
 
@@ -70,6 +101,8 @@ class BokehDiffPipeline:
         self.prompt = prompt
         self.convention = convention
         self.seed = seed
+        self._offloaded_to: torch.device | None = None
+        self._unet_hook: Any = None
 
     @classmethod
     def from_pretrained(
@@ -80,144 +113,260 @@ class BokehDiffPipeline:
         adapter_variant: str | None = None,
         revision: str | None = None,
         variant: str | None = None,
-        timestep: int = 499,
+        timestep: int | None = None,
         visibility: Convention | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         use_xformers: bool = False,
+        fuse: bool = True,
+        prompt_from: str | Path | None = None,
         seed: int = 0,
     ) -> BokehDiffPipeline:
-        """Load an SDXL base and an adapter: ours or the published one.
+        """Load an SDXL base and an adapter, ours or the published one; or what `save_pretrained` wrote.
 
         Args:
-            base: Folder in the diffusers layout, or hub id.
+            base: Folder in the diffusers layout, hub id, single file of an SDXL checkpoint, or a saved pipeline.
             adapter: Folder, file or hub id; None renders with the base as it is.
             adapter_variant: Folder of the adapter inside its repository.
             revision: Git revision of the base.
             variant: File variant of the base.
-            timestep: The one timestep, 0-based.
+            timestep: The one timestep, 0-based; None for that of a saved pipeline, else 499.
             visibility: How occlusion is computed; None for what the adapter says that it was trained with, and for
                 "released" where it says nothing.
             device: Where to compute.
-            dtype: Of the UNet.
+            dtype: Of the UNet; the autoencoder is float32 until `to` says otherwise.
             use_xformers: Use xFormers outside PISA layers if it works on the device; else say so once.
+            fuse: Add the LoRA to the weights beside it: as fast as the base alone, the same result up to rounding.
+            prompt_from: Base whose text encoders encode the prompt, once; None for `base`. A single file needs one.
             seed: Of the released convention's jitter.
         """
-        with at_fault("--pretrained-model-name-or-path"):
-            networks = load_sdxl(base, revision=revision, variant=variant, dtype=dtype)
-            prompt = prompt_embedding(base, revision=revision, variant=variant)
-        trained_with, layers = None, PISA_LAYERS
-        if adapter is not None:
-            with at_fault("--resume-from-checkpoint"):
-                report = load_adapter(adapter, networks.unet, networks.vae, variant=adapter_variant)
-            trained_with = report.metadata.get("visibility", "released")
-            layers = report.metadata.get("pisa_layers", PISA_LAYERS)
-        if use_xformers:
-            models.use_xformers(networks.unet, torch.device(device))
-        generator = OneStepGenerator(networks, timestep=timestep, pisa_layers=layers)
-        convention = visibility or _convention(trained_with)
-        return cls(generator, prompt, convention=convention, seed=seed).to(device)
+        loaded = load(
+            base,
+            adapter=adapter,
+            adapter_variant=adapter_variant,
+            revision=revision,
+            variant=variant,
+            timestep=timestep,
+            visibility=visibility,
+            dtype=dtype,
+            xformers_on=torch.device(device) if use_xformers else None,
+            fuse=fuse,
+            prompt_from=prompt_from,
+        )
+        return cls(loaded.generator, loaded.prompt, convention=loaded.convention, seed=seed).to(device)
 
-    def to(self, device: torch.device | str) -> BokehDiffPipeline:
-        """Move the networks to a device; returns the pipeline."""
-        self.generator.to(device)
-        self.prompt = self.prompt.to(device)
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write everything that rendering needs, the adapter in the weights; `from_pretrained(folder)` reads it.
+
+        Args:
+            folder: Where to; must not be there.
+        """
+        return save(folder, Loaded(self.generator, self.prompt, self.convention))
+
+    def to(
+        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None, *,
+        vae_dtype: torch.dtype | None = None,
+    ) -> BokehDiffPipeline:  # fmt: skip
+        """Move the networks to a device, change their precision; returns the pipeline.
+
+        Args:
+            device: None leaves them where they are.
+            dtype: Of the UNet; None for what it is.
+            vae_dtype: Of the autoencoder; None for what it is. In half precision SDXL's shows steps, or overflows.
+        """
+        if device is not None:
+            if self._offloaded_to is not None:
+                raise InputError("the networks are moved as they are needed (enable_model_cpu_offload): leave it out")
+            self.generator.to(device)
+            self.prompt = self.prompt.to(device)
+        for part, its_dtype in ((self.generator.unet, dtype), (self.generator.vae, vae_dtype)):
+            if its_dtype is not None:
+                torch.nn.Module.to(part, its_dtype)
         return self
 
     @property
     def device(self) -> torch.device:
-        """Where the networks are."""
-        return next(self.generator.parameters()).device
+        """Where pictures are computed."""
+        return self._offloaded_to or next(self.generator.parameters()).device
 
-    @torch.no_grad()
+    def compile(self) -> None:
+        """Compile the networks when they first run: minutes of waiting, then faster pictures of that size."""
+        self.generator.compile()
+
+    def enable_vae_tiling(self) -> None:
+        """Encode and decode large pictures in tiles: less memory; their colours may differ a little."""
+        self.generator.vae.enable_tiling()
+
+    def enable_model_cpu_offload(self, device: torch.device | str = "cuda") -> None:
+        """Keep on a device only the network that is at work: changes memory and time, not the result.
+
+        Args:
+            device: Where to compute.
+        """
+        from accelerate import cpu_offload_with_hook
+
+        self.generator.to("cpu")
+        self._offloaded_to = torch.device(device)
+        _, vae_hook = cpu_offload_with_hook(self.generator.vae, self._offloaded_to)
+        _, self._unet_hook = cpu_offload_with_hook(self.generator.unet, self._offloaded_to, prev_module_hook=vae_hook)
+
     def __call__(
         self,
-        image_srgb: Float[Tensor, "b 3 h w"],
-        disparity: Float[Tensor, "b dh dw"],
+        image: Photographs,
+        disparity: Maps,
         *,
-        focus: Focus = "subject",
-        strength: float = 20.0,
-        mask: Float[Tensor, "b mh mw"] | None = None,
+        focus: Focus | str = "subject",
+        strength: Strength | str = DEFAULT_STRENGTH_PX,
+        aperture: float | None = None,
+        mask: Maps | None = None,
+        camera: CameraSettings | None = None,
+        distances: MetricRange | None = None,
         tile_px: int | None = None,
         upsample: int = 1,
+        renderer: Literal["neural", "hybrid"] = "neural",
+        preserve_focus: bool = True,
+        match_colour: bool = True,
     ) -> BokehResult:
         """Render photographs.
 
         Args:
-            image_srgb: Sharp display images in [0, 1]; any size.
-            disparity: In [0, 1], 1 nearest; of the images' size.
-            focus: "subject", a disparity, a point (x, y) or a box (left, top, right, bottom) [px].
-            strength: K: radius of the circle of confusion at one unit of disparity from the focus [px].
+            image: Sharp display images: a tensor [b 3 h w] in [0, 1], or Pillow images; any size.
+            disparity: In [0, 1], 1 nearest; [b h w] or [h w], of the images' size.
+            focus: "subject", a disparity, a point (x, y) or a box (left, top, right, bottom) [px], a distance such as
+                "2.5m"; or "camera" for the distance in EXIF.
+            strength: K: radius of the circle of confusion at one unit of disparity from the focus [px]; or "2%" of the
+                width, "f/1.8", "camera" for the f-number in EXIF.
+            aperture: F-number, in place of a strength.
             mask: The subject that `focus="subject"` means; None for the image's centre.
-            tile_px: Denoise in tiles of this side [px]; 0 for the whole image; None tiles above 2 x 64 x 64 latents.
-            upsample: Work at this multiple of the size, for finer detail.
+            camera: What EXIF tells, such as `Photo.camera`.
+            distances: Which distances disparity 1 and 0 stand for; metres and f-numbers need them.
+            tile_px: As in `RenderSettings`.
+            upsample: As in `RenderSettings`.
+            renderer: As in `RenderSettings`.
+            preserve_focus: As in `RenderSettings`.
+            match_colour: As in `RenderSettings`.
 
         Returns:
             Images of the input's size.
         """
-        if disparity.shape[-2:] != image_srgb.shape[-2:]:
-            raise InputError(
-                f"disparity must have the size of the image, {list(image_srgb.shape[-2:])}; "
-                f"got {list(disparity.shape[-2:])}"
-            )
-        image_srgb, disparity = image_srgb.to(self.device), disparity.to(self.device)
-        lens = Lens(resolve_focus(disparity, focus, mask.to(self.device) if mask is not None else None), strength)
-        size_hw = (image_srgb.shape[2], image_srgb.shape[3])
-        work_hw = (size_hw[0] * upsample, size_hw[1] * upsample)
-        rendered = self._render(
-            resize(image_srgb, work_hw), resize(disparity[:, None], work_hw)[:, 0], lens.resized(upsample), tile_px
+        images = as_images(image).to(self.device)
+        planes = as_planes(disparity, images, what="disparity").to(self.device)
+        lens = resolve_lens(
+            planes,
+            focus=focus,
+            strength=strength if aperture is None else FNumber(aperture),
+            mask=None if mask is None else as_planes(mask, images, what="mask").to(self.device),
+            camera=camera,
+            distances=distances,
         )
-        result = resize(rendered, size_hw).clamp(0.0, 1.0)
-        return BokehResult(images_srgb=result, coc_px=lens.coc_px(disparity), lens=lens)
+        settings = RenderSettings(tile_px, upsample, renderer, preserve_focus, match_colour)
+        return next(iter(self.render_lenses(images, planes, [lens], settings)))
 
-    def _render(
-        self, image_srgb: Tensor, disparity: Tensor, lens: Lens, tile_px: int | None
-    ) -> Float[Tensor, "b 3 h w"]:
-        """Pad, encode, denoise, decode, crop."""
-        padded = pad_to_multiple(image_srgb, self.generator.size_multiple)
-        depth = pad_to_multiple(disparity[:, None], self.generator.size_multiple).image[:, 0]
-        latents = self.generator.encode(padded.image)
-        pixels_per_latent = padded.image.shape[-1] // latents.shape[-1]
+    @torch.no_grad()
+    def render_lenses(
+        self,
+        image_srgb: Float[Tensor, "b 3 h w"],
+        disparity: Float[Tensor, "b h w"],
+        lenses: Iterable[Lens],
+        settings: RenderSettings = AS_USUAL,
+    ) -> Iterator[BokehResult]:
+        """The same photographs through many lenses; they are encoded once.
+
+        Args:
+            image_srgb: Sharp display images in [0, 1].
+            disparity: In [0, 1], 1 nearest.
+            lenses: Focus and strength at the size of the images.
+            settings: How.
+
+        Returns:
+            Each picture as soon as it is made; with `enable_model_cpu_offload` all are denoised first.
+        """
+        image_srgb, disparity = image_srgb.to(self.device), disparity.to(self.device)
+        size_hw = (image_srgb.shape[2], image_srgb.shape[3])
+        work_hw = (size_hw[0] * settings.upsample, size_hw[1] * settings.upsample)
+        multiple = self.generator.size_multiple
+        padded = pad_to_multiple(resize(image_srgb, work_hw), multiple)
+        depth = pad_to_multiple(resize(disparity[:, None], work_hw), multiple).image[:, 0]
+        plan = self._plan(padded, settings)
+        latents = self._encode(padded, plan)
+        denoised: Iterator[tuple[Lens, Tensor]] = (
+            (lens, self._denoise(latents, depth, lens.resized(settings.upsample), plan)) for lens in lenses
+        )
+        if self._unet_hook is not None:
+            denoised = iter(list(denoised))
+            self._unet_hook.offload()
+        for lens, one in denoised:
+            rendered = resize(padded.crop(self._decode(one, plan)), size_hw).clamp(0.0, 1.0)
+            coc_px = lens.coc_px(disparity)
+            yield BokehResult(self._finished(rendered, image_srgb, disparity, lens, settings), coc_px, lens)
+
+    def _plan(self, padded: Padded, settings: RenderSettings) -> MemoryPlan:
+        size_hw = (padded.image.shape[2], padded.image.shape[3])
+        unet, vae = self.generator.unet, self.generator.vae
+        plan = plan_memory(
+            size_hw, n_images=len(padded.image), free_bytes=free_bytes_of(self.device),
+            unet_dtype=unet.conv_in.weight.dtype, vae_dtype=vae.dtype, multiple=self.generator.size_multiple,
+        )  # fmt: skip
+        tile_px = settings.tile_px
+        if tile_px is None:
+            n_latents = size_hw[0] * size_hw[1] // self.generator.vae_factor**2
+            as_released = self.convention == "released" and n_latents > WHOLE_LATENTS
+            tile_px = TILE_LATENTS * self.generator.vae_factor if as_released else plan.tile_px
+        multiple = self.generator.size_multiple
+        if tile_px % multiple or tile_px < 0:
+            raise InputError(f"tile_px must be a multiple of {multiple} for this backbone; got {tile_px}")
+        return MemoryPlan(tile_px, plan.tile_autoencoder)
+
+    def _encode(self, padded: Padded, plan: MemoryPlan) -> Float[Tensor, "b c lh lw"]:
+        with _tiled(self.generator.vae, plan):
+            return self.generator.encode(padded.image)
+
+    def _decode(self, latents: Tensor, plan: MemoryPlan) -> Float[Tensor, "b 3 h w"]:
+        with _tiled(self.generator.vae, plan):
+            return self.generator.decode(latents).float()
+
+    def _denoise(self, latents: Tensor, depth: Tensor, lens: Lens, plan: MemoryPlan) -> Float[Tensor, "b c lh lw"]:
+        factor = self.generator.vae_factor
 
         def denoise(tile: Tensor, window: Window) -> Tensor:
-            pixels = window.scaled(pixels_per_latent)
-            return self._denoise(tile, pixels.cut(depth), lens)
+            return self._denoise_tile(tile, window.scaled(factor).cut(depth), lens)
 
-        tile_latents = self._tile_latents(latents, tile_px, pixels_per_latent)
-        overlap = int(tile_latents * OVERLAP_SHARE)
-        denoised = map_windows(denoise, latents, tile_px=tile_latents, overlap_px=overlap)
-        return padded.crop(self.generator.decode(denoised).float())
+        side = plan.tile_px // factor or max(latents.shape[-2:])
+        return map_windows(denoise, latents, tile_px=side, overlap_px=int(side * OVERLAP_SHARE))
 
-    def _denoise(self, latents: Tensor, disparity: Tensor, lens: Lens) -> Tensor:
+    def _denoise_tile(self, latents: Tensor, disparity: Tensor, lens: Lens) -> Float[Tensor, "b c lh lw"]:
         size_hw = (disparity.shape[1], disparity.shape[2])
         optics = TokenOptics.from_maps(
             disparity,
             lens.coc_px(disparity),
             self.generator.token_grid(size_hw),
-            focus_disparity=torch.as_tensor(lens.focus_disparity),
+            focus_disparity=lens.focus_disparity,
             convention=self.convention,
             n_jittered=RELEASED_JITTERED if self.convention == "released" else 0,
             jitter_seed=self.seed,
         )
         return self.generator.denoise(latents, PisaInputs(optics, hardness=INFERENCE_HARDNESS), self.prompt)
 
-    def _tile_latents(self, latents: Tensor, tile_px: int | None, pixels_per_latent: int) -> int:
-        """Side of a tile in latents, a multiple of what the UNet halves; the image's longer side for one piece."""
-        height, width = latents.shape[-2:]
-        whole = max(height, width)
-        if tile_px == 0 or (tile_px is None and height * width <= WHOLE_LATENTS):
-            return whole
-        if tile_px is None:
-            return TILE_LATENTS
-        multiple = self.generator.size_multiple
-        if tile_px % multiple or tile_px < 0:
-            raise InputError(f"tile_px must be a multiple of {multiple} for this backbone; got {tile_px}")
-        return tile_px // pixels_per_latent
+    @staticmethod
+    def _finished(
+        rendered: Tensor, image_srgb: Tensor, disparity: Tensor, lens: Lens, settings: RenderSettings
+    ) -> Float[Tensor, "b 3 h w"]:
+        """What the photograph, and physics, know better than the network."""
+        coc_px = lens.coc_px(disparity)
+        if settings.match_colour:
+            rendered = match_colour(rendered, image_srgb, coc_px)
+        if settings.renderer == "hybrid":
+            physical = linear_to_srgb(render_photo(srgb_to_linear(image_srgb), disparity, lens)).clamp(0.0, 1.0)
+            rendered = mix_at_edges(rendered, physical, coc_px)
+        return keep_focus(rendered, image_srgb, coc_px) if settings.preserve_focus else rendered
 
 
-def _convention(name: str | None) -> Convention:
-    if name in (None, "thin_lens"):
-        return "thin_lens"
-    if name == "released":
-        return "released"
-    raise InputError(f"the adapter was trained with visibility {name!r}; known are thin_lens and released")
+@contextmanager
+def _tiled(vae: Any, plan: MemoryPlan) -> Iterator[None]:
+    """Within this block the autoencoder works in tiles, if the plan says so or it did before."""
+    was_tiling = vae.use_tiling
+    vae.use_tiling = was_tiling or plan.tile_autoencoder
+    try:
+        yield
+    finally:
+        vae.use_tiling = was_tiling

@@ -62,7 +62,8 @@ class OneStepGenerator(nn.Module):
         self.vae = networks.vae
         self.timestep = timestep
         self.pisa_layers = pisa_layers
-        self._predicts_velocity = networks.prediction_type == "v_prediction"
+        self.alphas_cumprod = networks.alphas_cumprod
+        self.prediction_type = networks.prediction_type
         signal = float(networks.alphas_cumprod[timestep])
         if not signal > 0:
             raise InputError(f"the schedule leaves no signal at timestep {timestep}: choose an earlier one")
@@ -203,7 +204,7 @@ class OneStepGenerator(nn.Module):
             cross_attention_kwargs=None if pisa is None else {"pisa": pisa},
             return_dict=False,
         )[0].to(latents.dtype)
-        if self._predicts_velocity:
+        if self.prediction_type == "v_prediction":
             return self._signal_scale * latents - self._noise_scale * output
         return (latents - self._noise_scale * output) / self._signal_scale
 

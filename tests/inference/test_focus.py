@@ -4,19 +4,26 @@ import pytest
 import torch
 
 from bokehdiff.errors import InputError
-from bokehdiff.inference import focus_sweep, parse_focus, resolve_focus
+from bokehdiff.inference import Distance, focus_sweep, parse_focus, resolve_focus
 from tests.helpers import assert_close
 
 
 @pytest.mark.parametrize(
     ("text", "focus"),
-    [("subject", "subject"), ("0.4", 0.4), ("10,20", (10.0, 20.0)), ("1,2,30,40.5", (1.0, 2.0, 30.0, 40.5))],
+    [
+        ("subject", "subject"),
+        ("0.4", 0.4),
+        ("10,20", (10.0, 20.0)),
+        ("1,2,30,40.5", (1.0, 2.0, 30.0, 40.5)),
+        ("2.5m", Distance(2.5)),
+        ("camera", Distance(None)),
+    ],
 )
 def test_focus_is_read_in_all_its_forms(text, focus):
     assert parse_focus(text) == focus
 
 
-@pytest.mark.parametrize("text", ["", "near", "1,2,3", "1,2,3,4,5", "1,x"])
+@pytest.mark.parametrize("text", ["", "near", "1,2,3", "1,2,3,4,5", "1,x", "m", "-1m", "0m"])
 def test_focus_that_is_none_is_refused(text):
     with pytest.raises(InputError, match="must be subject, a disparity, a point"):
         parse_focus(text)
@@ -36,6 +43,8 @@ def test_focus_becomes_a_disparity():
 def test_focus_outside_the_range_is_refused():
     with pytest.raises(InputError, match=r"must be in \[0, 1\], 1 nearest; got 1\.5"):
         resolve_focus(torch.rand(1, 3, 3), 1.5)
+    with pytest.raises(InputError, match="needs to know the scene's distances"):
+        resolve_focus(torch.rand(1, 3, 3), Distance(2.0))
 
 
 def test_sweep_goes_from_the_subject_towards_both_ends():

@@ -1,0 +1,118 @@
+"""Detail and colour that the photograph knows better, held to loops and to what physics says."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from bokehdiff.images import linear_to_srgb, srgb_to_linear
+from bokehdiff.inference import keep_focus, match_colour, mix_at_edges
+from bokehdiff.inference.detail import spill_px
+from bokehdiff.optics import Lens
+from bokehdiff.renderers import render_photo
+from tests.helpers import assert_close, psnr
+
+
+def two_planes(size=64, near=0.8, far=0.3):
+    """A textured square before a textured wall."""
+    disparity = torch.full((1, size, size), far)
+    disparity[:, size // 4 : 3 * size // 4, size // 4 : 3 * size // 4] = near
+    rows, columns = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
+    texture = 0.5 + 0.3 * torch.sin(rows * 0.9) * torch.cos(columns * 0.7)
+    photo_srgb = torch.stack([texture, 0.8 * texture, 0.6 + 0.2 * torch.sin(columns / 9)])[None]
+    return photo_srgb.clamp(0, 1), disparity
+
+
+def physics(photo_srgb, disparity, lens):
+    return linear_to_srgb(render_photo(srgb_to_linear(photo_srgb), disparity, lens)).clamp(0, 1)
+
+
+@pytest.mark.parametrize("size_hw", [(1, 1), (1, 9), (13, 17)])
+def test_spill_is_what_loops_say(size_hw):
+    reach = torch.where(torch.rand(1, *size_hw) > 0.8, 6.5 * torch.rand(1, *size_hw), torch.zeros(1, *size_hw))
+    expected = torch.where(reach >= 1.0, reach, torch.zeros_like(reach))
+    seeds = expected.clone()
+    for y in range(size_hw[0]):
+        for x in range(size_hw[1]):
+            for v in range(size_hw[0]):
+                for u in range(size_hw[1]):
+                    gone = max(abs(y - v), abs(x - u))
+                    expected[0, y, x] = max(expected[0, y, x], seeds[0, v, u] - gone)
+    assert_close(spill_px(reach), expected.clamp_min(0.0))
+
+
+def test_what_is_in_focus_is_the_photograph_and_what_is_blurred_is_not():
+    photo_srgb, disparity = two_planes()
+    coc_px = Lens(0.8, 20.0).coc_px(disparity)
+    rendered = torch.rand_like(photo_srgb)
+    kept = keep_focus(rendered, photo_srgb, coc_px)
+    inside, outside = slice(20, 44), slice(0, 12)
+    assert torch.equal(kept[..., inside, inside], photo_srgb[..., inside, inside])
+    assert torch.equal(kept[..., outside, :], rendered[..., outside, :])
+
+
+def test_a_blurred_foreground_lies_over_what_is_in_focus():
+    """Focus on the wall: under the discs of the square before it, of 10 px, the wall's own pixels do not show."""
+    photo_srgb, disparity = two_planes()
+    coc_px = Lens(0.3, 20.0).coc_px(disparity)
+    rendered = torch.rand_like(photo_srgb)
+    kept = keep_focus(rendered, photo_srgb, coc_px)
+    assert torch.equal(kept[..., 8:16, 20:44], rendered[..., 8:16, 20:44]), "the discs reach here"
+    assert torch.equal(kept[..., :5, :], photo_srgb[..., :5, :]), "and not there"
+
+
+@pytest.mark.parametrize("focus", [0.8, 0.3])
+def test_keeping_the_focus_brings_a_softened_rendering_nearer_to_physics(focus):
+    """An autoencoder softens: the true picture, blurred by a pixel, is what a network would hand over at best."""
+    photo_srgb, disparity = two_planes()
+    lens = Lens(focus, 16.0)
+    true = physics(photo_srgb, disparity, lens)
+    soft = torch.nn.functional.avg_pool2d(torch.nn.functional.pad(true, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+    assert psnr(keep_focus(soft, photo_srgb, lens.coc_px(disparity)), true) > psnr(soft, true) + 1.5
+
+
+def test_colour_drift_is_taken_back_and_detail_is_not_touched():
+    """A cast of some per cent, in linear light and from one side to the other, as autoencoders leave."""
+    photo_srgb, disparity = two_planes(96)
+    lens = Lens(0.8, 6.0)
+    true = physics(photo_srgb, disparity, lens)
+    cast = torch.tensor([1.10, 0.96, 0.90])[None, :, None, None] * torch.linspace(0.95, 1.05, 96)
+    drifted = linear_to_srgb(srgb_to_linear(true) * cast).clamp(0, 1)
+    matched = match_colour(drifted, photo_srgb, lens.coc_px(disparity))
+    assert psnr(matched, true) > psnr(drifted, true) + 6.0
+    same = match_colour(true, photo_srgb, lens.coc_px(disparity))
+    assert psnr(same, true) > 38.0, "what has not drifted stays"
+
+
+def test_a_picture_of_its_own_light_is_left_alone():
+    photo_srgb, _ = two_planes()
+    assert_close(match_colour(photo_srgb, photo_srgb, torch.zeros(1, 64, 64)), photo_srgb)
+
+
+def test_colours_of_one_image_do_not_depend_on_the_batch():
+    images, coc_px = torch.rand(2, 3, 24, 32), torch.stack([torch.full((24, 32), 9.0), torch.zeros(24, 32)])
+    both = match_colour(images.flip(0), images, coc_px)
+    for index in range(2):
+        alone = slice(index, index + 1)
+        assert_close(both[alone], match_colour(images.flip(0)[alone], images[alone], coc_px[alone]))
+
+
+def test_the_network_draws_where_depth_changes_and_physics_elsewhere():
+    _, disparity = two_planes()
+    neural, physical = torch.zeros(1, 3, 64, 64), torch.ones(1, 3, 64, 64)
+    mixed = mix_at_edges(neural, physical, Lens(0.8, 12.0).coc_px(disparity))
+    assert float(mixed[0, 0, 16, 32]) == 0.0, "at the square's border"
+    assert float(mixed[0, 0, 32, 32]) == float(mixed[0, 0, 2, 2]) == 1.0, "far from it"
+    flat = mix_at_edges(neural, physical, torch.full((1, 64, 64), 7.0))
+    assert torch.equal(flat, physical), "one plane has no edges"
+
+
+@pytest.mark.parametrize("size_hw", [(1, 1), (1, 40), (3, 2)])
+def test_the_smallest_pictures_pass(size_hw):
+    image, coc_px = torch.rand(1, 3, *size_hw), torch.full((1, *size_hw), -3.0)
+    for finish in (keep_focus, match_colour, mix_at_edges):
+        out = finish(image, image.flip(-1), coc_px)
+        assert out.shape == image.shape
+        assert math.isfinite(float(out.sum()))

@@ -165,15 +165,6 @@ def test_doubly_blurred_layers_share_each_ray(backend):
 
 
 @every_backend
-def test_order_is_what_disparity_says(backend):
-    rgba, planes = smooth(3, (12, 13)), facing(0.7, 0.5, 0.1)
-    lens = Lens(0.45, 12.0)
-    shuffled = LayerStack(rgba[:, [2, 0, 1]], planes[:, [2, 0, 1]])
-    expected = render_layers(LayerStack(rgba, planes), lens, n_samples=32, backend=backend)
-    assert_close(render_layers(shuffled, lens, n_samples=32, backend=backend), expected)
-
-
-@every_backend
 def test_crossing_planes_are_ordered_ray_by_ray(backend):
     """Red comes nearer to the right and passes blue in the middle: blue left, red right, mixed where rays differ."""
     red, blue = torch.zeros(1, 3, 9, 80), torch.zeros(1, 3, 9, 80)

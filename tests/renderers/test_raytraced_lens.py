@@ -54,25 +54,6 @@ def test_a_dot_shows_the_opening_upright_behind_the_focus_and_turned_before_it(b
 
 
 @every_backend
-@every_aperture
-def test_a_constant_stays_constant_and_a_closed_lens_sharp(backend, aperture):
-    stack = LayerStack(torch.full((1, 1, 4, 13, 18), 0.5), torch.tensor([[[0.9, 0.01, -0.02]]]))
-    got = render_layers(stack, Lens(0.1, 12.0, aperture), n_samples=50, backend=backend)
-    light = torch.full((13, 18), 0.5)
-    assert_close(got[0, 3], light)
-    if aperture.falloff:
-        assert (got[0, :3] <= 0.5001).all()
-        assert got[0, 0, 0, 0] < got[0, 0, 6, 9]
-    else:
-        assert_close(got[0, 0], light)
-    rough = LayerStack(smooth(2, (13, 18)), facing(0.9, 0.2))
-    closed = render_layers(rough, Lens(0.1, 0.0, aperture), n_samples=50, backend=backend)
-    torch.testing.assert_close(closed[:, 3], rough.composite()[:, 3], rtol=0, atol=1e-6)
-    if not aperture.falloff:
-        torch.testing.assert_close(closed, rough.composite(), rtol=0, atol=1e-6)
-
-
-@every_backend
 def test_cats_eyes_lose_their_outer_side_and_their_light_only_with_falloff(backend):
     """A dot at the right border, behind the focus: a circle that came from the left cuts its right side."""
     stack = LayerStack(dot(121, 60, 100), facing(0.2))
@@ -168,18 +149,6 @@ def test_small_layers_are_traced_only_where_they_show_and_completely_there(place
     got, expected = (render_layers(stack, lens, n_samples=40, backend=backend) for backend in ON_CPU)
     assert psnr(got, expected) > 75
     assert float(expected[:, 3].max()) > 0.01
-
-
-def test_gradients_pass_through_cats_eyes_and_colours():
-    rgba = smooth(1, (3, 4), dtype=torch.float64).requires_grad_()
-    planes = torch.tensor([[[0.7, 0.013, 0.022]]], dtype=torch.float64, requires_grad=True)
-
-    def picture(rgba, planes):
-        aperture = Aperture(cat_eye=0.7, edge=0.5, falloff=True)
-        lens = Lens(0.4, 4.3, aperture, focus_shift_rgb=(0.1, 0, 0), magnification_rgb=(1, 1, 1.01))
-        return render_layers(LayerStack(rgba, planes), lens, n_samples=3, backend="torch")
-
-    assert torch.autograd.gradcheck(picture, (rgba, planes), eps=1e-7, atol=1e-5, fast_mode=True)
 
 
 scenes = st.fixed_dictionaries(

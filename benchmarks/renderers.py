@@ -1,20 +1,28 @@
-"""Time and quality of the layered renderer: `python benchmarks/renderers.py` takes minutes on two cores.
+"""Time and quality of the layered renderer: `python benchmarks/renderers.py` takes ten minutes on two cores.
 
 The scene: a tilted photograph behind a portrait with procedural hair, two layers, clipped to [0, 1] as in training.
-"background" has the foreground in focus and the background blurred by the given radius; "foreground" the reverse. PSNR
-is of display values (gamma 2.2) against the same scene through so many lens points that more change nothing, without
-the outermost 24 px. Results go to benchmarks/results/ as JSON with the machine they were measured on.
+"background" has the foreground in focus and the background blurred by the given radius; "foreground" the reverse; in
+"crossing" the two planes pass through each other along the middle of the picture, and both ends are blurred. PSNR is of
+display values (gamma 2.2), without the outermost 24 px, against a truth that shares neither the tested points nor their
+prefilter: rays through 8192 points of the R2 sequence, mapped to the disc with equal areas, of unfiltered layers.
+"truth" is how far half as many points are from it.
+
+With `--device cuda --backends cupy` the published kernel is restated (benchmarks/brute_force.py) and timed beside.
+Floors are printed as passed or missed. Results go to benchmarks/results/ as JSON with the machine they were measured
+on.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import platform
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,20 +30,29 @@ import cv2
 import numpy as np
 import skimage.data
 import torch
+from brute_force import brute_force
 from jaxtyping import Float
 from torch import Tensor
 
 from bokehdiff.images import linear_to_srgb, srgb_to_linear
 from bokehdiff.metrics import psnr
 from bokehdiff.optics import Lens
-from bokehdiff.renderers import LayerStack, render_layers
+from bokehdiff.renderers import BACKENDS, LayerStack, render_layers
+from bokehdiff.renderers.lens_values import lens_values
+from bokehdiff.renderers.rays import Rays, walks
 
 RESULTS = Path(__file__).parent / "results"
 FOREGROUND_DISPARITY = 0.8
 BACKGROUND_PLANE = (0.06, 0.1, 0.06)  # disparity at the corner, and its rise across the width and the height
 BACKGROUND_MEAN = 0.14
-CONVERGED_SAMPLES = 4096
-BRUTE_FORCE_SAMPLES = 21876  # what the field's kernel takes at its largest setting, a radius of 96 px
+CROSSING_FOCUS, CROSSING_REACH = 0.45, 0.35  # disparities of both planes lie within this of the focus
+TRUTH_SAMPLES = 8192
+PLASTIC = 1.32471795724474602596  # x^3 = x + 1; its powers make the R2 sequence (M. Roberts, 2018)
+BRUTE_FORCE_SIDE = 168  # of the grid of the field's kernel at its largest setting, a radius of 96 px
+FLOOR_SECONDS, FLOOR_DB, FLOOR_GROWTH = 1.5, 56.0, 1.5  # with 256 points at 816 px on two cores; see `floors`
+FLOOR_SPEEDUP, FLOOR_PARITY_DB = 20.0, 80.0
+FLOOR_SAMPLES = 256
+TRUTH_POINTS_AT_ONCE = 512
 HAIRS, HAIR_JOINTS = 900, 12
 BORDER_PX = 24
 
@@ -54,7 +71,9 @@ class Measurement:
         n_samples: Lens points.
         seconds: Median of the repeats, on the clock.
         cpu_seconds: Median of processor time, all threads.
-        psnr_db: Against the converged picture.
+        psnr_db: Against the truth.
+        truth_db: Of the truth through half as many points against itself.
+        parity_db: Against the picture of backend "cpu", all of it, in linear light; infinite for itself.
         load_before: Jobs that wanted a core in the last minute: above 0, time on the clock is not this program's alone.
     """
 
@@ -68,6 +87,8 @@ class Measurement:
     seconds: float
     cpu_seconds: float
     psnr_db: float
+    truth_db: float
+    parity_db: float
     load_before: float
 
 
@@ -107,11 +128,27 @@ def two_layers(size_px: int) -> LayerStack:
     return LayerStack(torch.stack([foreground, background])[None], planes)
 
 
+def crossing_layers(size_px: int) -> LayerStack:
+    """The same pictures on planes that change places in the middle."""
+    near, far = CROSSING_FOCUS + CROSSING_REACH, CROSSING_FOCUS - CROSSING_REACH
+    planes = torch.tensor([[[far, (near - far) / size_px, 0.0], [near, (far - near) / size_px, 0.0]]])
+    return LayerStack(two_layers(size_px).rgba_linear, planes)
+
+
 def lens_for(blurred: str, radius_px: float) -> Lens:
     """The lens that focuses one layer and blurs the other by up to a radius."""
+    if blurred == "crossing":
+        return Lens(CROSSING_FOCUS, radius_px / CROSSING_REACH)
     if blurred == "background":
         return Lens(FOREGROUND_DISPARITY, radius_px / (FOREGROUND_DISPARITY - BACKGROUND_PLANE[0]))
     return Lens(BACKGROUND_MEAN, radius_px / (FOREGROUND_DISPARITY - BACKGROUND_MEAN))
+
+
+SCENES: dict[str, Callable[[int], LayerStack]] = {
+    "background": two_layers,
+    "foreground": two_layers,
+    "crossing": crossing_layers,
+}
 
 
 def shown(rgba_linear: Float[Tensor, "b 4 h w"]) -> Float[Tensor, "b 3 ch cw"]:
@@ -120,23 +157,46 @@ def shown(rgba_linear: Float[Tensor, "b 4 h w"]) -> Float[Tensor, "b 3 ch cw"]:
     return linear_to_srgb(rgba_linear[:, :3, border:-border, border:-border].clamp(0.0, 1.0)).cpu()
 
 
+def r2_disc(n_points: int) -> Float[Tensor, "n 2"]:
+    """The R2 sequence on the disc, by the map of Shirley and Chiu that keeps areas."""
+    index = torch.arange(1, n_points + 1, dtype=torch.float64)
+    x, y = (2.0 * ((0.5 + index / PLASTIC**power) % 1.0) - 1.0 for power in (1, 2))
+    radius = torch.where(x.abs() > y.abs(), x, y)
+    angle = torch.where(x.abs() > y.abs(), torch.pi / 4 * y / x, torch.pi / 2 - torch.pi / 4 * x / y)
+    points = torch.stack([radius * angle.cos(), radius * angle.sin()], dim=1)
+    return (points - points.mean(dim=0)).float()
+
+
+def true_picture(stack: LayerStack, lens: Lens, n_points: int) -> Float[Tensor, "1 4 h w"]:
+    """Rays through many points of the opening, nothing filtered, summed in double precision over some at a time."""
+    points, values = r2_disc(n_points), lens_values(lens, stack.rgba_linear)
+    total = torch.zeros_like(stack.rgba_linear[:, 0], dtype=torch.float64)
+    for some in points.split(TRUTH_POINTS_AT_ONCE):
+        walked = walks(stack.planes, values, some, size_hw=stack.size_hw)
+        weights = torch.full((len(some),), 1.0 / n_points)
+        rays = Rays(walked, some, weights, lens.aperture, spacing=lens.aperture.spacing(n_points))
+        total += BACKENDS["cpu"](stack, rays).rgba
+    return total.float()
+
+
 def measure(
-    stack: LayerStack, blurred: str, radius_px: float, backend: str, n_samples: int, *, truth: Tensor, repeats: int
+    stack: LayerStack,
+    blurred: str,
+    radius_px: float,
+    backend: str,
+    n_samples: int,
+    *,
+    truth: Tensor,
+    half: Tensor,
+    repeats: int,
 ) -> Measurement:
     """Render once to warm up, then a few times on the clock."""
     lens, device = lens_for(blurred, radius_px), stack.rgba_linear.device
     picture = render_layers(stack, lens, n_samples=n_samples, backend=backend)
+    on_cpu = LayerStack(stack.rgba_linear.cpu(), stack.planes.cpu())
+    by_cpu = picture if backend == "cpu" else render_layers(on_cpu, lens, n_samples=n_samples, backend="cpu")
     load = os.getloadavg()[0]
-    clock, processor = [], []
-    for _ in range(repeats):
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        started, started_cpu = time.perf_counter(), time.process_time()
-        render_layers(stack, lens, n_samples=n_samples, backend=backend)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        clock.append(time.perf_counter() - started)
-        processor.append(time.process_time() - started_cpu)
+    clock, processor = timed(lambda: render_layers(stack, lens, n_samples=n_samples, backend=backend), device, repeats)
     return Measurement(
         backend=backend,
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else f"{os.cpu_count()} cores",
@@ -145,19 +205,68 @@ def measure(
         blurred=blurred,
         radius_px=radius_px,
         n_samples=n_samples,
-        seconds=statistics.median(clock),
-        cpu_seconds=statistics.median(processor),
+        seconds=clock,
+        cpu_seconds=processor,
         psnr_db=float(psnr(shown(picture), shown(truth))),
+        truth_db=float(psnr(shown(half), shown(truth))),
+        parity_db=float(psnr(picture.cpu(), by_cpu.cpu())),
         load_before=load,
     )
 
 
+def timed(render: Callable[[], Tensor], device: torch.device, repeats: int) -> tuple[float, float]:
+    """Median seconds on the clock and of processor time."""
+    clock, processor = [], []
+    for _ in range(repeats):
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        started, started_cpu = time.perf_counter(), time.process_time()
+        render()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        clock.append(time.perf_counter() - started)
+        processor.append(time.process_time() - started_cpu)
+    return statistics.median(clock), statistics.median(processor)
+
+
+def brute_force_seconds(stack: LayerStack, repeats: int) -> float:
+    """Of the field's kernel at its largest setting, after one call that compiles it."""
+    lens = lens_for("background", 96.0)
+    brute_force(stack, lens, n_side=BRUTE_FORCE_SIDE)
+    return timed(lambda: brute_force(stack, lens, n_side=BRUTE_FORCE_SIDE), stack.rgba_linear.device, repeats)[0]
+
+
+def floors(results: list[Measurement], brute_force_s: float | None) -> list[str]:
+    """What was asked for, and whether it was reached: one line each."""
+    rated = [m for m in results if m.n_samples == FLOOR_SAMPLES]
+    lines = []
+
+    def floor(what: str, value: float, least: float, *, at_most: bool = False) -> None:
+        passed = value <= least if at_most else value >= least
+        sign = "<=" if at_most else ">="
+        lines.append(f"{'passed' if passed else 'MISSED'}  {what}: {value:.2f} {sign} {least:g}")
+
+    for blurred in dict.fromkeys(m.blurred for m in rated):
+        some = [m for m in rated if m.blurred == blurred]
+        floor(f"{blurred}, worst PSNR [dB]", min(m.psnr_db for m in some), FLOOR_DB)
+        floor(f"{blurred}, longest time [s]", max(m.seconds for m in some), FLOOR_SECONDS, at_most=True)
+        by_radius = {m.radius_px: m.seconds for m in some}
+        if {12.0, 96.0} <= set(by_radius):
+            floor(f"{blurred}, time at 96 px over 12 px", by_radius[96.0] / by_radius[12.0], FLOOR_GROWTH, at_most=True)
+    if brute_force_s is not None:
+        slowest = max(m.seconds for m in rated if m.radius_px == max(r.radius_px for r in rated))
+        floor(f"speed over the restated kernel ({brute_force_s:.3f} s)", brute_force_s / slowest, FLOOR_SPEEDUP)
+        floor("parity with the CPU [dB]", min(m.parity_db for m in rated), FLOOR_PARITY_DB)
+    return lines
+
+
 def table(results: list[Measurement]) -> str:
     """The measurements, aligned."""
-    head = f"{'backend':8}{'blurred':12}{'radius':>8}{'points':>8}{'seconds':>9}{'cpu s':>8}{'PSNR':>9}{'load':>6}"
+    head = f"{'backend':8}{'blurred':12}{'radius':>8}{'points':>8}{'seconds':>9}{'cpu s':>8}"
+    head += f"{'PSNR':>9}{'truth':>9}{'load':>6}"
     lines = [
         f"{m.backend:8}{m.blurred:12}{m.radius_px:5.0f} px{m.n_samples:8d}{m.seconds:9.3f}{m.cpu_seconds:8.2f}"
-        f"{m.psnr_db:6.1f} dB{m.load_before:6.1f}"
+        f"{m.psnr_db:6.1f} dB{m.truth_db:6.1f} dB{m.load_before:6.1f}"
         for m in results
     ]
     return "\n".join([head, *lines])
@@ -168,10 +277,11 @@ def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size-px", type=int, default=816)
     parser.add_argument("--radii-px", type=float, nargs="+", default=[12.0, 24.0, 48.0, 96.0])
-    parser.add_argument("--samples", type=int, nargs="+", default=[128, 256])
+    parser.add_argument("--samples", type=int, nargs="+", default=[FLOOR_SAMPLES])
     parser.add_argument("--backends", nargs="+", default=["cpu"], help="torch on the CPU takes 15 times as long as cpu")
     parser.add_argument("--device", default="cpu", help="cuda with --backends cupy torch")
-    parser.add_argument("--brute-force", action="store_true", help=f"also through {BRUTE_FORCE_SAMPLES} points")
+    parser.add_argument("--scenes", nargs="+", choices=SCENES, default=list(SCENES))
+    parser.add_argument("--truth-samples", type=int, default=TRUTH_SAMPLES, help="points of the truth")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, default=None, help="a file; by default one in benchmarks/results")
     return parser.parse_args()
@@ -180,21 +290,28 @@ def options() -> argparse.Namespace:
 def main() -> int:
     """Measure, print, write."""
     chosen = options()
-    scene = two_layers(chosen.size_px)
-    stack = LayerStack(scene.rgba_linear.to(chosen.device), scene.planes.to(chosen.device))
-    counts = [*chosen.samples, *([BRUTE_FORCE_SAMPLES] if chosen.brute_force else [])]
     results = []
-    for blurred in ("background", "foreground"):
+    for blurred in chosen.scenes:
+        scene = SCENES[blurred](chosen.size_px)
+        stack = LayerStack(scene.rgba_linear.to(chosen.device), scene.planes.to(chosen.device))
         for radius_px in chosen.radii_px:
-            truth = render_layers(stack, lens_for(blurred, radius_px), n_samples=CONVERGED_SAMPLES)
-            for backend in chosen.backends:
-                for n_samples in counts:
-                    results.append(
-                        measure(stack, blurred, radius_px, backend, n_samples, truth=truth, repeats=chosen.repeats)
+            lens = lens_for(blurred, radius_px)
+            truth, half = (true_picture(scene, lens, chosen.truth_samples // part) for part in (1, 2))
+            for backend, n_samples in itertools.product(chosen.backends, chosen.samples):
+                results.append(
+                    measure(
+                        stack, blurred, radius_px, backend, n_samples, truth=truth, half=half, repeats=chosen.repeats
                     )
-                    sys.stdout.write(table(results[-1:]).splitlines()[1] + "\n")
-                    sys.stdout.flush()
-    sys.stdout.write(table(results) + "\n")
+                )
+                sys.stdout.write(table(results[-1:]).splitlines()[1] + "\n")
+                sys.stdout.flush()
+    brute_force_s = None
+    if "cupy" in chosen.backends:
+        layers = two_layers(chosen.size_px)
+        on_gpu = LayerStack(layers.rgba_linear.to(chosen.device), layers.planes.to(chosen.device))
+        brute_force_s = brute_force_seconds(on_gpu, chosen.repeats)
+    reached = floors(results, brute_force_s)
+    sys.stdout.write("\n".join([table(results), *reached]) + "\n")
     out = chosen.out or RESULTS / f"renderers_{chosen.device}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     machine = {
@@ -204,7 +321,7 @@ def main() -> int:
         "torch": torch.__version__,
         "opencv": cv2.__version__,
     }
-    out.write_text(json.dumps({**machine, "results": [asdict(result) for result in results]}, indent=1) + "\n")
+    out.write_text(json.dumps({**machine, "floors": reached, "results": [asdict(m) for m in results]}, indent=1) + "\n")
     return 0
 
 

@@ -38,6 +38,7 @@ class PrepareOptions:
         disparity_model: Another depth model instead: a local folder or a hub id that transformers loads; nothing for
             the one of --model-size. The word none does without disparity where there is no map.
         disparity_revision: Branch, tag or commit of its hub id.
+        predicts: What that model gives: disparity (near is large), depth, or auto for what is known of its kind.
         from_depth: The maps to take in hold depth, in any unit, not disparity.
         invert_disparity: The maps to take in are dark where near.
         fill_holes: Fill what is unmeasured (NaN, infinite) in maps to take in, from the background beside it; else it
@@ -69,6 +70,7 @@ class PrepareOptions:
     model_size: Literal["Small", "Base", "Large"] = "Small"
     disparity_model: str | None = None
     disparity_revision: str | None = None
+    predicts: Literal["auto", "disparity", "depth"] = "auto"
     from_depth: bool = False
     invert_disparity: bool = False
     fill_holes: bool = False
@@ -183,6 +185,7 @@ def _disparity_model(options: PrepareOptions, dirnames: Any, to_predict: list[Pa
             return TransformersDisparity.from_pretrained(
                 options.disparity_model or DEPTH_ANYTHING_V2[options.model_size].hub_id,
                 revision=options.disparity_revision,
+                quantity=None if options.predicts == "auto" else options.predicts,
                 device=device,
             )
     except MissingWeightsError as error:

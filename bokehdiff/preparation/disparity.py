@@ -103,6 +103,7 @@ class TransformersDisparity:
         path_or_id: str | Path,
         *,
         revision: str | None = None,
+        quantity: Quantity | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> TransformersDisparity:
@@ -111,6 +112,7 @@ class TransformersDisparity:
         Args:
             path_or_id: Local folder, or hub id such as "depth-anything/Depth-Anything-V2-Small-hf".
             revision: Branch, tag or commit of a hub id; None for its default branch.
+            quantity: What it predicts; None for what is known of its kind.
             device: Where the model runs.
             dtype: Precision it runs in; the disparity is float32 in any case.
         """
@@ -118,7 +120,7 @@ class TransformersDisparity:
 
         checkpoint = find_checkpoint(path_or_id, revision=revision, instead=WITHOUT_WEIGHTS)
         model = checkpoint.load_complete(AutoModelForDepthEstimation, dtype=dtype)
-        quantity = predicted_quantity(model.config)
+        quantity = quantity or predicted_quantity(model.config)
         processor = checkpoint.load(AutoImageProcessor)
         logger.info("disparity by %s, %s", path_or_id, _licence_note(str(path_or_id)))
         return cls(model.to(device).eval(), processor, str(path_or_id), quantity)
@@ -187,7 +189,7 @@ def predicted_quantity(config: Any) -> Quantity:
         return "depth"
     raise InputError(
         f"it is not known whether {family} models predict depth or disparity; "
-        "expected depth_anything, prompt_depth_anything, dpt, depth_pro, glpn, tipsv2_dpt or zoedepth"
+        "expected depth_anything, prompt_depth_anything, dpt, depth_pro, glpn, tipsv2_dpt or zoedepth, or to be told"
     )
 
 

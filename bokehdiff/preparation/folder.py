@@ -21,6 +21,7 @@ from bokehdiff.images import (
     load_mask,
     load_photo,
     make_folder,
+    read_header,
     save_disparity,
     save_image,
     write_atomically,
@@ -59,6 +60,8 @@ class _Work:
         """Everything for one photograph; whatever goes wrong is told in the outcome."""
         outcome = Outcome(self.name(image), "failed", "failed", "none" if self.cutouts is None else "failed")
         try:
+            if self.is_done(image):
+                return self.all_kept(image)
             image_srgb = load_photo(image).image_srgb
             disparity, status = self.disparity(image, image_srgb)
             outcome = replace(outcome, disparity=status)
@@ -73,6 +76,25 @@ class _Work:
             logger.debug("%s", image, exc_info=True)
             return replace(outcome, problem=" ".join(f"{type(error).__name__}: {error}".split()))
         return outcome
+
+    def is_done(self, image: Path) -> bool:
+        """Whether all that is asked for is there and fits, without decoding the photograph, which takes longest."""
+        prediction, mask = self.places.prediction(image), self.places.mask_of(image)
+        needs_mask = self.matting is not None or self.cutouts is not None
+        if self.overwrite or not prediction.exists() or (needs_mask and mask is None):
+            return False
+        if self.cutouts is not None and not self.places.foreground(image).exists():
+            return False
+        header, disparity = read_header(image), load_disparity(prediction)
+        size_hw = (disparity.shape[1], disparity.shape[2])
+        # A header does not tell whether its photograph is turned. What does not fit is told by the whole way round.
+        fits = header is not None and size_hw in (header.size_hw, header.size_hw[::-1])
+        fits = fits and float(disparity.min()) >= 0.0 and float(disparity.max()) <= 1.0
+        return fits and (mask is None or tuple(load_mask(mask).shape[1:]) == size_hw)
+
+    def all_kept(self, image: Path) -> Outcome:
+        mask: Status = "kept" if self.places.mask_of(image) else "none"
+        return Outcome(self.name(image), "kept", mask, "none" if self.cutouts is None else "kept")
 
     def name(self, image: Path) -> str:
         return image.relative_to(self.places.images).as_posix()

@@ -285,6 +285,21 @@ def test_what_is_done_is_skipped_and_one_bad_file_stops_nothing(tmp_path):
     assert files(tmp_path) == before
 
 
+def test_a_finished_photograph_is_not_decoded_again(tmp_path, monkeypatch):
+    """Turned ones too, whose header has their sides the other way round."""
+    add_photo(tmp_path)
+    turned = Image.Exif()
+    turned[0x0112] = 6  # orientation: a quarter to the right
+    pixels = np.random.default_rng(1).integers(0, 256, (*SIZE_HW, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "input" / "b.jpg", exif=turned)
+    prepare(tmp_path, disparity_model=RampModel(), matting=DisparitySubject())
+    assert np.load(tmp_path / "depth" / "b_pred.npy").shape == SIZE_HW[::-1]
+    monkeypatch.setattr("bokehdiff.preparation.folder.load_photo", lambda image: pytest.fail(f"{image} is decoded"))
+    report = prepare(tmp_path, disparity_model=RampModel(), matting=DisparitySubject())
+    assert [(outcome.disparity, outcome.mask) for outcome in report.outcomes] == [("kept", "kept")] * 2
+    assert not report.failures
+
+
 def test_a_model_that_breaks_down_stops_nothing(tmp_path):
     class OutOfMemory(RampModel):
         def predict(self, image_srgb):

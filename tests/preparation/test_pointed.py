@@ -10,7 +10,7 @@ from bokehdiff.errors import InputError
 from bokehdiff.preparation import PointedMatting, load_matting
 from bokehdiff.preparation.pointed import deepest_point
 from tests.preparation.test_matting import overlap, person_before_a_wall
-from tests.preparation.tiny_models import save_sam2, save_segformer
+from tests.preparation.tiny_models import save_sam2, save_sam3, save_segformer
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +38,9 @@ class Offers(torch.nn.Module):
         return Sam2ImageSegmentationOutput(pred_masks=masks[None, None], iou_scores=self.scores[None, None])
 
 
-def test_random_weights_give_a_mask_of_the_photographs_size(sam2):
-    model = load_matting(sam2)
+@pytest.mark.parametrize("save", [save_sam2, save_sam3])
+def test_random_weights_give_a_mask_of_the_photographs_size(save, tmp_path):
+    model = load_matting(save(tmp_path / "model"))
     assert isinstance(model, PointedMatting)
     image_srgb, disparity, _ = person_before_a_wall()
     for known in (disparity, None):

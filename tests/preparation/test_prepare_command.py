@@ -88,6 +88,15 @@ def test_local_models_predict(root, tmp_path, capsys):
     assert f"2 predicted by {masks}" in report
 
 
+def test_what_a_model_predicts_can_be_told(root, tmp_path, capsys):
+    """Taken for depths in metres, the random network's tiny disparities lie nearer than anything: 1 / 0.01."""
+    depth = save_depth_anything(tmp_path / "depth_anything")
+    words = ["prepare", "--root", str(root), "--disparity-model", str(depth), "--predicts"]
+    assert main([*words, "disparity"]) == 0
+    assert main([*words, "depth", "--overwrite"]) == 1
+    assert "the disparity is constant (100 ... 100" in capsys.readouterr().out
+
+
 def test_masks_are_pointed_at_and_refined_by_local_models(root, tmp_path, capsys):
     for name in ("a", "b"):
         add_map(root, name)

@@ -121,6 +121,39 @@ def save_sam2(folder: Path) -> Path:
     return folder
 
 
+def save_sam3(folder: Path) -> Path:
+    """What takes points of Segment Anything 3, in miniature, on 56 px."""
+    from transformers import Sam3ImageProcessor, Sam3TrackerConfig, Sam3TrackerModel, Sam3VisionConfig, Sam3ViTConfig
+    from transformers.models.sam3_tracker.configuration_sam3_tracker import (
+        Sam3TrackerMaskDecoderConfig,
+        Sam3TrackerPromptEncoderConfig,
+    )
+
+    torch.manual_seed(0)
+    backbone = Sam3ViTConfig(
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        image_size=56,
+        window_size=2,
+        global_attn_indexes=[0],
+        pretrain_image_size=56,
+    )
+    config = Sam3TrackerConfig(
+        vision_config=Sam3VisionConfig(
+            backbone_config=backbone, fpn_hidden_size=32, backbone_feature_sizes=[[16, 16], [8, 8], [4, 4]]
+        ),
+        prompt_encoder_config=Sam3TrackerPromptEncoderConfig(hidden_size=32, image_size=56),
+        mask_decoder_config=Sam3TrackerMaskDecoderConfig(
+            hidden_size=32, mlp_dim=16, num_attention_heads=2, iou_head_hidden_dim=16
+        ),
+    )
+    Sam3TrackerModel(config).save_pretrained(folder)
+    Sam3ImageProcessor(size={"height": 56, "width": 56}).save_pretrained(folder)
+    return folder
+
+
 def save_vitmatte(folder: Path) -> Path:
     """ViTMatte in miniature."""
     from transformers import VitDetConfig, VitMatteConfig, VitMatteForImageMatting, VitMatteImageProcessor

@@ -169,3 +169,22 @@ def test_without_its_package_an_mp4_is_an_error_that_names_the_extra(tmp_path, m
     monkeypatch.setattr(builtins, "__import__", missing)
     with pytest.raises(MissingDependencyError, match=r"pip install 'bokehdiff\[video\]', or write \.gif"):
         images.save_animation(tmp_path / "a.mp4", moving_spot(2))
+
+
+@pytest.mark.parametrize(("suffix", "options"), [(".gif", {}), (".mp4", {"back_and_forth": True})])
+def test_more_than_fits_into_memory_is_refused_at_the_first_picture(tmp_path, monkeypatch, suffix, options):
+    monkeypatch.setattr("bokehdiff.images.animation.MOST_KEPT_BYTES", 4 * 3 * 8 * 10)
+    taken = []
+
+    def frames(n):
+        for i in range(n):
+            taken.append(i)
+            yield torch.rand(1, 3, 8, 10)
+
+    with pytest.raises(InputError, match="5 pictures of 10 x 8 px take .* GiB of memory, more than .*fewer or smaller"):
+        images.save_animation(tmp_path / f"a{suffix}", frames(9), n_frames=5, **options)
+    assert taken == [0]
+    with pytest.raises(InputError, match="5 pictures of 10 x 8 px"):
+        images.save_animation(tmp_path / f"a{suffix}", frames(9), **options)
+    assert not list(tmp_path.iterdir())
+    images.save_animation(tmp_path / f"a{suffix}", frames(4), n_frames=4, **options)

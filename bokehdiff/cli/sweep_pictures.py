@@ -64,6 +64,7 @@ def write_sweep(
                 loop=sweep.loop,
                 back_and_forth=sweep.back_and_forth,
                 text=note(lenses[-1]),
+                n_frames=len(lenses),
             )
         yield target
         return

@@ -15,7 +15,7 @@ from bokehdiff.images.files import (
 )
 from bokehdiff.images.light import Transfer, linear_to_srgb, resize, srgb_to_linear
 from bokehdiff.images.reading import Photo, load_disparity, load_mask, load_photo, load_rgba
-from bokehdiff.images.writing import save_disparity, save_image
+from bokehdiff.images.writing import save_disparity, save_image, save_light
 
 __all__ = [
     "ANIMATION_SUFFIXES",
@@ -37,6 +37,7 @@ __all__ = [
     "save_animation",
     "save_disparity",
     "save_image",
+    "save_light",
     "srgb_to_linear",
     "write_atomically",
 ]

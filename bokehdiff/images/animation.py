@@ -27,6 +27,7 @@ PALETTE_COLOURS = 256
 PALETTE_PIXELS = 2**18  # of all pictures together that the palette is found from: 1000 for each of its colours
 DITHER_SIDE = 8
 DITHER_SWING = 2.0  # of the dots that stand for missing colours, over the palette's error
+MOST_KEPT_BYTES = 2**31  # of pictures that must be in memory together: 680 of a megapixel
 X264_QUALITY = 16  # constant rate factor: below 18 it is hard to tell from the original
 
 
@@ -38,6 +39,7 @@ def save_animation(
     loop: bool = True,
     back_and_forth: bool = False,
     text: str | None = None,
+    n_frames: int = 1,
 ) -> None:
     """Write pictures as an animation; an older file stays as it is until the new one is complete.
 
@@ -53,6 +55,8 @@ def save_animation(
         back_and_forth: Show the pictures between the last and the first in reverse at the end, so that no loop jumps.
             Keeps all pictures in memory.
         text: Note about the animation, such as the settings it was made with: a comment of the file. None for none.
+        n_frames: How many there will be at least: what is too much to keep in memory is refused at the first picture
+            instead of half way.
     """
     path = Path(path)
     suffix = path.suffix.lower()
@@ -63,6 +67,8 @@ def save_animation(
     if suffix == ".gif" and fps > MOST_GIF_FPS:
         raise InputError(f"{path}: a GIF shows up to {MOST_GIF_FPS:g} pictures per second; got {fps:g}: write .mp4")
     frames = _of_one_size(path, frames_srgb)
+    if suffix == ".gif" or back_and_forth:
+        frames = _within_memory(path, frames, n_frames)
     if back_and_forth:
         frames = _there_and_back(frames)
     if suffix == ".gif":
@@ -84,6 +90,19 @@ def _of_one_size(path: Path, frames_srgb: Iterable[Float[Tensor, "1 3 _ _"]]) ->
         yield np.ascontiguousarray(pixels.permute(1, 2, 0).numpy())
     if size_hw is None:
         raise InputError(f"{path}: not written, there are no pictures")
+
+
+def _within_memory(path: Path, frames: Iterator[np.ndarray], n_frames: int) -> Iterator[np.ndarray]:
+    """Frames that are to be kept, as long as they are not too much."""
+    for i, frame in enumerate(frames):
+        n_kept, (height, width, _) = max(i + 1, n_frames), frame.shape
+        if n_kept * frame.nbytes > MOST_KEPT_BYTES:
+            raise InputError(
+                f"{path}: {n_kept} pictures of {width} x {height} px take {n_kept * frame.nbytes / 2**30:.1f} GiB of "
+                f"memory, more than {MOST_KEPT_BYTES / 2**30:g}: write fewer or smaller pictures, single ones, or an "
+                ".mp4 that does not go back and forth"
+            )
+        yield frame
 
 
 def _there_and_back(frames: Iterator[np.ndarray]) -> Iterator[np.ndarray]:

@@ -37,6 +37,7 @@ class Photo:
         path: Where it came from.
         exif: EXIF block as stored, its orientation included; empty if there is none.
         bit_depth: Bits per channel in the file: 8, 16, or 32 for floats.
+        is_linear: The file holds light, which the curve "gamma22" brought to display values and takes back.
     """
 
     image_srgb: Float[Tensor, "1 3 h w"]
@@ -44,6 +45,7 @@ class Photo:
     path: Path
     exif: bytes
     bit_depth: int
+    is_linear: bool = False
 
     @property
     def camera(self) -> CameraSettings:
@@ -80,12 +82,13 @@ def load_photo(path: str | Path, *, max_pixels: int | None = None) -> Photo:
 
 def _read_photo(path: Path, max_pixels: int | None) -> Photo:
     decoded = decode(path, managed=True, max_pixels=max_pixels)
+    is_linear = decoded.is_linear
     if decoded.bit_depth == FLOAT:
         decoded = _display_values(path, decoded)
     colour, alpha = _split_alpha(decoded.values)
     image_srgb = _tensor(np.broadcast_to(colour, (*colour.shape[:2], 3))).permute(2, 0, 1)[None].contiguous()
     alpha_map = None if alpha is None else _tensor(alpha)[None]
-    return Photo(image_srgb, alpha_map, path, decoded.exif, decoded.bit_depth)
+    return Photo(image_srgb, alpha_map, path, decoded.exif, decoded.bit_depth, is_linear=is_linear)
 
 
 def _display_values(path: Path, decoded: Decoded) -> Decoded:

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from PIL import Image, TiffImagePlugin
 from torch import Tensor
 
-from bokehdiff.errors import InputError
+from bokehdiff.errors import InputError, MissingDependencyError
 from bokehdiff.images.exif import EXIF_HEADER, tiff_entries, upright
 from bokehdiff.images.files import write_atomically
 
@@ -69,6 +69,29 @@ def save_image(
         encoded = _lossy(path, pixels, quality, exif, text)
     with write_atomically(path) as temporary:
         temporary.write_bytes(encoded)
+
+
+def save_light(path: str | Path, image_linear: Float[Tensor, "1 3 h w"], *, text: str | None = None) -> None:
+    """Write light as it is to an OpenEXR file of 32-bit floats: no curve, no clamping; `load_photo` brings it back.
+
+    Args:
+        path: File to write: .exr (the extra `exr`).
+        image_linear: Linear light, finite; 1 is the display's white.
+        text: Note about the image, kept as the attribute "comments"; None for none.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".exr":
+        raise InputError(f"{path}: light is written as .exr; got {path.suffix or 'no suffix'!r}")
+    if not bool(torch.isfinite(image_linear).all()):
+        raise InputError(f"{path}: the light to write must be finite; got NaN or infinity")
+    try:
+        import OpenEXR
+    except ImportError as error:
+        raise MissingDependencyError(f"OpenEXR is needed to write {path.name}: pip install bokehdiff[exr]") from error
+    header = {"compression": OpenEXR.ZIP_COMPRESSION, "type": OpenEXR.scanlineimage}
+    pixels = np.ascontiguousarray(image_linear[0].detach().permute(1, 2, 0).float().cpu().numpy())
+    with write_atomically(path) as temporary:
+        OpenEXR.File(header | ({"comments": text} if text else {}), {"RGB": pixels}).write(str(temporary))
 
 
 def _refuse_impossible(path: Path, image_srgb: Tensor, *, bit_depth: int, quality: int) -> None:

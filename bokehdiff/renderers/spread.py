@@ -108,7 +108,8 @@ def spread(
     source_cells = Window(source.top // cell, source.left // cell, *cells.shape[-2:])
     wanted_cells = _cells_around(wanted, landing(source, radius_px), cell)
     enlarged = [
-        F.interpolate(one, scale_factor=cell, mode="bilinear")
+        # The same numbers with "antialias", whose bits do not depend on the number of threads.
+        F.interpolate(one, scale_factor=cell, mode="bilinear", antialias=True)
         for one in _convolved(cells, source_cells, wanted_cells, kernels)
     ]
     inner = Window(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import cv2
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from PIL import Image
 
 from bokehdiff import images
 from bokehdiff.cli.main import main
+from bokehdiff.errors import InputError, MissingDependencyError
 from bokehdiff.optics import Aperture, Lens
 from bokehdiff.renderers import render_photo
 from tests.cli.test_render import expected, render, result
@@ -224,3 +227,37 @@ def test_photographs_of_every_kind_are_rendered_upright_in_their_colours(tmp_pat
         assert written.getexif().get(274, 1) == 1
         got = torch.from_numpy(np.array(written.convert("RGB"))) / 255
     assert psnr(got, torch.from_numpy(np.array(upright)) / 255) > 28
+
+
+def test_light_goes_in_and_out_of_openexr_as_it_is(scene):
+    """Beyond white, and whatever the curve for display values."""
+    light = torch.rand(1, 3, 33, 47) * 6.0
+    images.save_light(scene / "photos" / "a.exr", light)
+    words = ["render", str(scene / "photos" / "a.exr"), str(scene / "depth"), "--transfer", "1.8", "--focus", "0.5"]
+    assert main([*words, "--output", str(scene / "out.exr"), "--K", "12"]) == 0
+    blurred = render_photo(light, images.load_disparity(scene / "depth" / "a_pred.npy"), Lens(0.5, 12.0))
+    got = images.srgb_to_linear(images.load_photo(scene / "out.exr").image_srgb)
+    assert blurred.max() > 1.5
+    torch.testing.assert_close(got, blurred, rtol=1e-3, atol=1e-3)
+    sweep = [*words, "--output-dir", str(scene / "out"), "--focus-sweep", "2", "--format", "exr"]
+    assert main([*sweep, "--K", "0"]) == 0
+    closed = images.load_photo(scene / "out" / "a_sweep" / "001.exr").image_srgb
+    torch.testing.assert_close(images.srgb_to_linear(closed), light, rtol=1e-3, atol=1e-3)
+    assert main([*sweep, "--sweep-format", "gif"]) == 0
+    assert (scene / "out" / "a_sweep.gif").exists()
+
+
+def test_a_device_that_is_not_there_is_an_error_of_its_flag(scene, capsys):
+    assert render(scene, "--device", "cuda:77") != 0
+    assert "--device: 'cuda:77' cannot be used here" in capsys.readouterr().err
+    assert render(scene, "--device", "auto", "--method", "scatter", "--verbose") == 0
+
+
+def test_light_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
+    with pytest.raises(InputError, match=r"light is written as \.exr; got '.png'"):
+        images.save_light(tmp_path / "a.png", torch.rand(1, 3, 2, 2))
+    with pytest.raises(InputError, match="must be finite; got NaN or infinity"):
+        images.save_light(tmp_path / "a.exr", torch.full((1, 3, 2, 2), torch.nan))
+    monkeypatch.setitem(sys.modules, "OpenEXR", None)
+    with pytest.raises(MissingDependencyError, match=r"pip install bokehdiff\[exr\]"):
+        images.save_light(tmp_path / "a.exr", torch.rand(1, 3, 2, 2))

@@ -12,7 +12,7 @@ from bokehdiff.cli.options import Alias
 from bokehdiff.cli.sweeps import SWEEP_SUFFIXES, SweepOptions, sweep_problems
 from bokehdiff.errors import InputError
 
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".exr")
 
 
 @dataclass(frozen=True)
@@ -116,13 +116,16 @@ class PictureOptions:
         inpainting: What makes up hidden surfaces: diffusion, telea, navier-stokes, or a TorchScript file (LaMa).
         highlights: How many times brighter than white clipped lights were, guessed back for the blur: lights
             bloom, what is in focus stays; 1 for none.
-        transfer: How display values become light: gamma22, the piecewise srgb curve, or an exponent such as 1.8.
+        transfer: How display values become light: gamma22, the piecewise srgb curve, or an exponent such as 1.8; files
+            that hold light (.exr, .hdr) need none.
+        device: Where to compute: cpu, cuda, cuda:1, mps, or auto for the best there is.
     """
 
     method: Literal["auto", "layered", "occlusion_aware", "scatter"] = "auto"
     inpainting: str = "diffusion"
     highlights: float = 1.0
     transfer: Literal["gamma22", "srgb"] | float = "gamma22"
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,7 @@ class ResultOptions:
     """What is written, and how many at a time.
 
     Args:
-        format: File format of the results.
+        format: File format of the results; exr holds light as it is, 32 bits and beyond white (extra exr).
         bit_depth: Bits per channel of the results: 8, or 16 for png and tif.
         skip_existing: Leave photographs alone whose result is there; else it is replaced.
         save_intermediates: Folder for what the renderer works with, as pictures to look at: disparity, signed
@@ -140,7 +143,7 @@ class ResultOptions:
             not the result.
     """
 
-    format: Literal["png", "jpg", "webp", "tif"] = "png"
+    format: Literal["png", "jpg", "webp", "tif", "exr"] = "png"
     bit_depth: int = 8
     skip_existing: bool = False
     save_intermediates: str | None = None

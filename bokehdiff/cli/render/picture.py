@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import torch
 import yaml
 from jaxtyping import Float
 from torch import Tensor
@@ -17,11 +18,13 @@ from bokehdiff.cli.render.options import RenderOptions, wants_intermediates
 from bokehdiff.cli.render.places import Task, intermediates_of, result_of
 from bokehdiff.cli.render.scene import View, load_view
 from bokehdiff.cli.sweep_pictures import sweep_lenses, write_sweep
+from bokehdiff.devices import pick_device
 from bokehdiff.errors import InputError, at_fault
-from bokehdiff.images import linear_to_srgb, make_folder, save_image, srgb_to_linear
+from bokehdiff.images import linear_to_srgb, make_folder, save_image, save_light, srgb_to_linear
 from bokehdiff.optics import Lens
 from bokehdiff.renderers import Sheet, compress_highlights, recover_highlights, render_photo
 
+LIGHT_SUFFIX = ".exr"
 Watch = Callable[[list[Sheet]], None]
 
 
@@ -39,7 +42,9 @@ def render_task(task: Task, options: RenderOptions) -> Iterator[Path]:
         make_folder(target.parent)
     view = load_view(task, options)
     lens = lens_of(task, view, options)
-    exposure = _Exposure(task, view, options)
+    with at_fault("--device"):
+        device = pick_device(options.picture.device)
+    exposure = _Exposure(task, view, options, device, holds_light=_suffix(target, options) == LIGHT_SUFFIX)
     if options.sweep.is_asked:
         lenses = list(sweep_lenses(lens, view.disparity, options.sweep))
         yield from write_sweep(
@@ -57,49 +62,68 @@ def render_task(task: Task, options: RenderOptions) -> Iterator[Path]:
                 view,
                 exposure.disparity(lens),
                 lens,
-                seen[len(seen) // 2],  # green's, where colours have their own
-                picture,
+                [_on_cpu(sheet) for sheet in seen[len(seen) // 2]],  # green's, where colours have their own
+                exposure.shown(picture) if exposure.holds_light else picture,
                 transfer=options.picture.transfer,
             )
 
 
 @dataclasses.dataclass(frozen=True)
 class _Exposure:
-    """One photograph through any lens."""
+    """One photograph through any lens.
+
+    Args:
+        task: The photograph.
+        view: What is known of it.
+        options: The command line.
+        device: Where pictures are computed.
+        holds_light: Whether what is written takes light instead of display values.
+    """
 
     task: Task
     view: View
     options: RenderOptions
+    device: torch.device
+    holds_light: bool
 
     def disparity(self, lens: Lens) -> Float[Tensor, "1 h w"]:
         return within_radius(self.view.disparity, lens, self.options.lens.largest_radius)
 
     def picture(self, lens: Lens, *, watch: Watch | None = None) -> Float[Tensor, "1 3 h w"]:
-        """Display values."""
-        chosen = self.options.picture
+        """Display values, or light where that is written."""
+        chosen, photo = self.options.picture, self.view.photo
         with at_fault("--transfer"):
-            image_linear = srgb_to_linear(self.view.photo.image_srgb, transfer=chosen.transfer)
+            curve = "gamma22" if photo.is_linear else chosen.transfer
+            image_linear = srgb_to_linear(photo.image_srgb, transfer=curve).to(self.device)
         with at_fault("--highlights"):
             image_linear = recover_highlights(image_linear, chosen.highlights)
         with at_fault("--method"):
             blurred = render_photo(
                 image_linear,
-                self.disparity(lens),
+                self.disparity(lens).to(self.device),
                 lens,
-                matte=self.view.matte,
+                matte=None if self.view.matte is None else self.view.matte.to(self.device),
                 method=chosen.method,
                 inpainting=chosen.inpainting,
                 progress=self.task.alone,
                 watch=watch,
             )
-        blurred = compress_highlights(blurred, chosen.highlights)
-        return linear_to_srgb(blurred, transfer=chosen.transfer).clamp(0.0, 1.0)
+        blurred = compress_highlights(blurred, chosen.highlights).cpu()
+        return blurred if self.holds_light else self.shown(blurred)
 
-    def saved(self, target: Path, image_srgb: Float[Tensor, "1 3 h w"], lens: Lens) -> Path:
+    def shown(self, image_linear: Float[Tensor, "1 3 h w"]) -> Float[Tensor, "1 3 h w"]:
+        """Display values of light."""
+        return linear_to_srgb(image_linear, transfer=self.options.picture.transfer).clamp(0.0, 1.0)
+
+    def saved(self, target: Path, picture: Float[Tensor, "1 3 h w"], lens: Lens) -> Path:
+        if self.holds_light:
+            with at_fault("--output" if self.options.output else "--format"):
+                save_light(target, picture, text=self.note(lens))
+            return target
         with at_fault("--bit-depth"):
             save_image(
                 target,
-                image_srgb,
+                picture,
                 bit_depth=self.options.result.bit_depth,
                 exif=self.view.photo.exif,
                 text=self.note(lens),
@@ -114,6 +138,19 @@ class _Exposure:
             "strength_px": round(float(lens.strength_px), 6),
         }
         return yaml.safe_dump({**made, **_given(self.options)}, sort_keys=False, allow_unicode=True)
+
+
+def _suffix(target: Path, options: RenderOptions) -> str:
+    """Of the files that are written: a sweep's target may be the folder of its pictures."""
+    if options.output or not options.sweep.is_asked:
+        return target.suffix.lower()
+    sweep = options.sweep.sweep_format
+    return f".{options.result.format if sweep == 'pictures' else sweep}"
+
+
+def _on_cpu(sheet: Sheet) -> Sheet:
+    """The surface where pictures are written from."""
+    return Sheet(sheet.light.cpu(), sheet.weight.cpu(), sheet.coc_px.cpu())
 
 
 def _given(options: RenderOptions) -> dict[str, object]:

@@ -66,7 +66,7 @@ def _swept(
     image_linear: Float[Tensor, "1 3 h w"], alpha: Float[Tensor, "1 h w"], both: Float[Tensor, "2 3 h w"], n_sweeps: int
 ) -> Float[Tensor, "2 3 h w"]:
     """Sweeps over a checkerboard: each half is solved with the other as it is now."""
-    weights = [EVENNESS + EDGE_EVENNESS * (alpha - _beside(alpha[None], *step)[0]).abs() for step in NEIGHBOURS]
+    weights = [EVENNESS + EDGE_EVENNESS * (alpha - beside[0]).abs() for beside in _neighbours(alpha[None])]
     total = torch.stack(weights).sum(dim=0)
     near_near, far_far, near_far = alpha.square() + total, (1 - alpha).square() + total, alpha * (1 - alpha)
     determinant = near_near * far_far - near_far.square()
@@ -74,21 +74,20 @@ def _swept(
     odd = (rows[:, None] + columns[None, :]) % 2 == 1
     for _ in range(n_sweeps):
         for half in (odd, ~odd):
-            pulled = torch.stack(
-                [weight * _beside(both, *step) for weight, step in zip(weights, NEIGHBOURS, strict=True)]
-            ).sum(dim=0)
+            pulled = torch.zeros_like(both)
+            for weight, beside in zip(weights, _neighbours(both), strict=True):
+                pulled.addcmul_(weight, beside)
             near, far = pulled[0] + alpha * image_linear[0], pulled[1] + (1 - alpha) * image_linear[0]
             solved = torch.stack([far_far * near - near_far * far, near_near * far - near_far * near]) / determinant
             both = torch.where(half, solved, both)
     return both
 
 
-NEIGHBOURS = ((0, 1), (0, -1), (1, 0), (-1, 0))
-
-
-def _beside(values: Float[Tensor, "*c h w"], down: int, right: int) -> Float[Tensor, "*c h w"]:
-    """Each pixel's neighbour; at the border itself."""
+def _neighbours(values: Float[Tensor, "b c h w"]) -> tuple[Float[Tensor, "b c h w"], ...]:
+    """Each pixel's neighbours to the left, the right, above and below; at the border itself."""
     height, width = values.shape[-2:]
-    rows = (torch.arange(height, device=values.device) + down).clamp(0, height - 1)
-    columns = (torch.arange(width, device=values.device) + right).clamp(0, width - 1)
-    return values[..., rows[:, None], columns[None, :]]
+    wide = F.pad(values, (1, 1, 1, 1), mode="replicate")
+    rows, columns = slice(1, 1 + height), slice(1, 1 + width)
+    return (
+        wide[..., rows, :width], wide[..., rows, 2:], wide[..., :height, columns], wide[..., 2:, columns]
+    )  # fmt: skip

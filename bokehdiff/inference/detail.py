@@ -19,6 +19,7 @@ SHARP_PX = 0.5  # blur of at most a pixel's width cannot be told from none
 BLURRED_PX = 1.5  # from here on nothing of the photograph is left
 COLOUR_BLURS = 2.0  # colours are compared over so many times the widest blur, where it has moved no light out of reach
 COLOUR_SHARE = 1.0 / 16.0  # of the shorter side at least: drift is smooth, texture is not to be touched
+FEATHER_PX = 8  # even: a change from one renderer to the other over twice this width shows nowhere
 MOST_GAIN = 2.0  # what differs by more is not drift
 DARKEST = 1.0 / 2**12  # light below which ratios are noise: a step of 8-bit sRGB at black
 SAMPLES_PER_SIGMA = 4.0  # of the grid that neighbourhoods are compared on
@@ -94,8 +95,9 @@ def mix_at_edges(
 ) -> Float[Tensor, "b 3 h w"]:
     """The network's picture where one photograph does not tell enough for physics, physics everywhere else.
 
-    Concretely, out = w * neural + (1 - w) * physical in linear light, w[p] = 1 - s(spill[p]; 0, 2) of discs that begin
-    where |coc| or its sign changes by more than a pixel between neighbours: there hidden surfaces come into view.
+    Concretely, out = w * neural + (1 - w) * physical in linear light; w is 1 within the disc of any pixel whose
+    neighbour's circle of confusion differs by more than a pixel, where hidden surfaces come into view, and falls to 0
+    over the next 16 px.
 
     Args:
         neural_srgb: What a network made.
@@ -103,10 +105,13 @@ def mix_at_edges(
         coc_px: Signed circle of confusion [px].
     """
     highest, lowest = (F.max_pool2d(sign * coc_px[:, None], 3, stride=1, padding=1)[:, 0] for sign in (1.0, -1.0))
-    reach = torch.where(highest + lowest > 1.0, torch.maximum(highest.abs(), lowest.abs()), torch.zeros_like(coc_px))
-    weight = 1.0 - _falling(spill_px(reach), 0.0, 2.0)
+    reach = torch.maximum(highest.abs(), lowest.abs()) + FEATHER_PX
+    reach = torch.where(highest + lowest > 1.0, reach, torch.zeros_like(coc_px))
+    weight = (spill_px(reach) > 0.0).to(coc_px.dtype)[:, None]
+    for _ in range(2):  # two means of half the width: smooth, and 1 as far as the discs reach
+        weight = F.avg_pool2d(weight, FEATHER_PX + 1, stride=1, padding=FEATHER_PX // 2, count_include_pad=False)
     neural, physical = (srgb_to_linear(image) for image in (neural_srgb, physical_srgb))
-    return linear_to_srgb(physical + weight[:, None] * (neural - physical)).clamp(0.0, 1.0)
+    return linear_to_srgb(torch.lerp(physical, neural, weight.expand_as(neural))).clamp(0.0, 1.0)
 
 
 def _falling(value: Tensor, start: float, end: float) -> Tensor:

@@ -17,7 +17,14 @@ from bokehdiff import models
 from bokehdiff.attention import PISA_LAYERS, Convention, install_pisa, remove_pisa
 from bokehdiff.errors import InputError, MissingWeightsError, at_fault
 from bokehdiff.images import make_folder
-from bokehdiff.models import OneStepGenerator, PromptEmbedding, load_adapter, load_sdxl, prompt_embedding
+from bokehdiff.models import (
+    OneStepGenerator,
+    PromptEmbedding,
+    load_adapter,
+    load_sdxl,
+    load_single_file,
+    prompt_embedding,
+)
 from bokehdiff.weights import read_json_object
 
 PIPELINE_FILE = "bokehdiff_pipeline.json"
@@ -71,7 +78,10 @@ def load(
     """
     saved = _saved(base)
     with at_fault("--pretrained-model-name-or-path"):
-        networks = load_sdxl(base, revision=revision, variant=variant, dtype=dtype)
+        if Path(base).expanduser().is_file():
+            networks = load_single_file(base, dtype=dtype)
+        else:
+            networks = load_sdxl(base, revision=revision, variant=variant, dtype=dtype)
         prompt = _prompt(base if prompt_from is None else prompt_from, revision, variant)
     trained_with, layers = saved.get("visibility"), saved.get("pisa_layers", PISA_LAYERS)
     if adapter is not None:

@@ -22,6 +22,7 @@ from bokehdiff.models.exports import merge_adapter, write_diffusers, write_kohya
 from bokehdiff.models.generator import OneStepGenerator, TimeIds
 from bokehdiff.models.prompt import PromptEmbedding, prompt_embedding
 from bokehdiff.models.sdxl import SdxlNetworks, load_sdxl, sketch_sdxl
+from bokehdiff.models.single_file import load_single_file
 from bokehdiff.models.tiny import PROMPT, weights_origin, write_tiny_sdxl
 from bokehdiff.models.xformers import use_xformers
 
@@ -44,6 +45,7 @@ __all__ = [
     "add_lora",
     "load_adapter",
     "load_sdxl",
+    "load_single_file",
     "merge_adapter",
     "prompt_embedding",
     "read_adapter",

@@ -129,12 +129,12 @@ def test_in_focus_the_photograph_stays_unless_it_is_asked_not_to(pipeline):
 def test_hybrid_is_physics_far_from_edges(pipeline):
     image_srgb = torch.rand(1, 3, 64, 96)
     disparity = torch.full((1, 64, 96), 0.2)
-    disparity[..., 72:] = 0.9
+    disparity[..., 80:] = 0.9
     lens = Lens(0.9, 12.0)
     hybrid = pipeline(image_srgb, disparity, focus=0.9, strength=12.0, renderer="hybrid").images_srgb
     physical = linear_to_srgb(render_photo(srgb_to_linear(image_srgb), disparity, lens)).clamp(0, 1)
     assert_close(hybrid[..., :48], physical[..., :48])
-    assert not torch.allclose(hybrid[..., 60:70], physical[..., 60:70], atol=0.02)
+    assert not torch.allclose(hybrid[..., 70:79], physical[..., 70:79], atol=0.02)
 
 
 @pytest.fixture(scope="module")

@@ -58,7 +58,7 @@ class DisparitySubject:
         """Mask of the subject; zero everywhere when the disparity is constant and nothing stands out.
 
         Args:
-            image_srgb: Photograph in display space, in [0, 1]; only its edges count.
+            image_srgb: Photograph in display space, in [0, 1]; its edges and colours count.
             disparity: In [0, 1], 1 nearest; needed.
         """
         if disparity is None:

@@ -84,7 +84,7 @@ class PrepareOptions:
     foregrounds: bool = False
     foreground_dirname: str = "fg"
     foreground_max_side: int = 2048
-    cut_sides: int = 3
+    cut_sides: int = 1
     overwrite: bool = False
     device: str = "auto"
 

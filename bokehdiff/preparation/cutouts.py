@@ -36,13 +36,13 @@ class CutoutLimits:
         smallest_px: Shorter side of the subject's box, at least [px].
         least_share: Of the photograph that the subject covers, at least [1].
         most_cut_sides: Sides of the photograph, 0 to 4, that may cut the subject off. What is cut off has a straight
-            edge there, which shows wherever a sample places it inside.
+            edge there, which shows wherever a sample places it inside: one, as under a portrait, is common.
         longest_px: Longer cut-outs are shrunk to this [px]; the compositor keeps about 1536 px of one at 512 px.
     """
 
     smallest_px: int = 64
     least_share: float = 0.005
-    most_cut_sides: int = 3
+    most_cut_sides: int = 1
     longest_px: int = 2048
 
 
@@ -118,7 +118,7 @@ def _refuse_unusable(alpha: Float[Tensor, "1 h w"], box_hw: tuple[int, int], lim
     if len(cut) > limits.most_cut_sides:
         where = "on all sides" if len(cut) == len(SIDES) else f"at the {' and '.join(cut)}"
         raise UnusableSubjectError(
-            f"the photograph cuts the subject off {where} ({size}); at most {limits.most_cut_sides} sides may"
+            f"the photograph cuts the subject off {where} ({size}); at most {limits.most_cut_sides} of {len(SIDES)} sides may"
         )
 
 

@@ -85,9 +85,12 @@ class _Work:
             return False
         if self.cutouts is not None and not self.places.foreground(image).exists():
             return False
-        header, disparity = read_header(image), load_disparity(prediction)
+        try:
+            header, disparity = read_header(image), load_disparity(prediction)
+        except InputError:  # the whole way round tells what is wrong, or reads what only decoders can
+            return False
         size_hw = (disparity.shape[1], disparity.shape[2])
-        # A header does not tell whether its photograph is turned. What does not fit is told by the whole way round.
+        # A header does not tell whether its photograph is turned.
         fits = header is not None and size_hw in (header.size_hw, header.size_hw[::-1])
         fits = fits and float(disparity.min()) >= 0.0 and float(disparity.max()) <= 1.0
         return fits and (mask is None or tuple(load_mask(mask).shape[1:]) == size_hw)

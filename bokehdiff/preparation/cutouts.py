@@ -118,7 +118,8 @@ def _refuse_unusable(alpha: Float[Tensor, "1 h w"], box_hw: tuple[int, int], lim
     if len(cut) > limits.most_cut_sides:
         where = "on all sides" if len(cut) == len(SIDES) else f"at the {' and '.join(cut)}"
         raise UnusableSubjectError(
-            f"the photograph cuts the subject off {where} ({size}); at most {limits.most_cut_sides} of {len(SIDES)} sides may"
+            f"the photograph cuts the subject off {where} ({size}); "
+            f"at most {limits.most_cut_sides} of {len(SIDES)} sides may"
         )
 
 

@@ -4,8 +4,8 @@ It restates what the paper's inference computes and how: all n x n pairs of toke
 likeness as products of exponentials, and occlusion traced again in every call from all pairs and all looks along their
 rays at once, as one exact copy and three jittered ones, index slip included (docs/attention.md, "What the published
 weights were trained with"). A UNet has two PISA transformer blocks, each with a self-attention and a cross-attention;
-the published processor traces in all four. Left out, in the baseline's favour: its dropout at inference, and the
-cross-attention itself, which both sides share. `tests/attention/test_published_baseline.py` holds the numbers to
+the published processor traces in all four. It drops a tenth of the weights at inference, too. Cross-attention itself
+is left out: both sides share it. `tests/attention/test_published_baseline.py` holds the numbers to
 `dense_pisa` and to the golden outputs of the published code.
 """
 
@@ -25,6 +25,7 @@ STEPS = 7  # looks along a ray
 JITTERED = 3  # copies beside the exact one
 CELLS_PER_TOKEN = 3
 SMALLEST = 1e-6  # keeps 1 - disparity above 0
+DROPOUT = 0.1
 
 
 def published_block(
@@ -61,6 +62,7 @@ def published_attention(
     hard: float,
     shifts: Float[Tensor, "copies n 2"] | None = None,
     n_steps: int = STEPS,
+    dropout: float = DROPOUT,
 ) -> Float[Tensor, "b k n d"]:
     """One self-attention call, tracing included.
 
@@ -76,6 +78,7 @@ def published_attention(
         hard: exp(h) of the soft disc; 1e7 at inference.
         shifts: Of the receivers in each copy, in image coordinates [-1, 1]; None to draw one exact and three more.
         n_steps: Looks along a ray.
+        dropout: Share of the weights that is dropped.
     """
     side, size_px = _side(query), disparity.shape[-1]
     distance = token_distance(
@@ -88,7 +91,7 @@ def published_attention(
     weights = weights / weights.sum(dim=-2, keepdim=True)
     shifts = jitter(side, device=query.device) if shifts is None else shifts
     visible = 1.0 - published_occlusion(disparity, side, shifts, n_steps=n_steps)
-    return weights * visible[:, None].to(query.dtype) @ value
+    return F.dropout(weights * visible[:, None].to(query.dtype), dropout) @ value
 
 
 def published_occlusion(
@@ -105,23 +108,23 @@ def published_occlusion(
         shifts: Of the receivers in each copy, in image coordinates [-1, 1].
         n_steps: Looks along a ray.
     """
+    copies = [_blocked(disparity, side, shift, n_steps) for shift in shifts]
+    return torch.stack(copies).float().mean(dim=0)
+
+
+def _blocked(disparity: Tensor, side: int, shift: Tensor, n_steps: int) -> Tensor:
+    """Of one copy: all pairs, all looks at once."""
     scene = resized(disparity, (CELLS_PER_TOKEN * side, CELLS_PER_TOKEN * side))
     d = to_tokens(disparity, (side, side))
     p = torch.linspace(0.1, 0.9, n_steps, device=d.device)
     d_p = p * d[..., None] + (1.0 - p)  # b n s
-    rho = (
-        (1.0 - d_p)[:, :, None]
-        * d[:, None, :, None]
-        / (d_p[:, :, None] * (1.0 - d)[:, None, :, None].clamp_min(SMALLEST))
-    )
+    reached = d_p[:, :, None] * (1.0 - d)[:, None, :, None].clamp_min(SMALLEST)
+    rho = (1.0 - d_p)[:, :, None] * d[:, None, :, None] / reached
     centres = token_centres((side, side), (2.0 / side, 2.0 / side), device=d.device) - 1.0
     toward_source = centres[None, :] - centres[:, None]
-    occlusion = torch.zeros(len(d), len(centres), len(centres), device=d.device)
-    for shift in shifts:
-        position = (centres + shift)[:, None, None] + rho[..., None] * toward_source[:, :, None]  # b q k s 2
-        met = F.grid_sample(scene[:, None], position.flatten(2, 3), padding_mode="zeros", align_corners=False)
-        occlusion += (met.reshape(rho.shape) > d_p[:, None]).any(dim=-1)
-    return occlusion / len(shifts)
+    position = (centres + shift)[:, None, None] + rho[..., None] * toward_source[:, :, None]  # b q k s 2
+    met = F.grid_sample(scene[:, None], position.flatten(2, 3), padding_mode="zeros", align_corners=False)
+    return (met.reshape(rho.shape) > d_p[:, None]).any(dim=-1)
 
 
 def jitter(side: int, *, device: torch.device | str = "cpu") -> Float[Tensor, "copies n 2"]:

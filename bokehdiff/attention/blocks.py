@@ -136,8 +136,9 @@ class BlockPairs:
         n_blocks = self.source_starts.shape[0] - 1
         keys = self.source.long() * n_blocks + self.receiver
         wanted = source.long() * n_blocks + receiver
-        pair = torch.searchsorted(keys, wanted).clamp_max(self.n_pairs - 1)
-        return torch.where(keys[pair] == wanted, pair, -1)
+        pair = torch.searchsorted(keys, wanted).clamp_max_(self.n_pairs - 1)
+        found = keys.index_select(0, pair.flatten()).view(pair.shape) == wanted
+        return pair.masked_fill_(~found, -1)
 
 
 @dataclass(frozen=True, eq=False)

@@ -266,7 +266,9 @@ class _Work:
 def _rows(tokens: Float[Tensor, "b k n d"], member: Int[Tensor, "blocks s"]) -> Float[Tensor, "rows s d"]:
     """Tokens by image, block and head; places without a token are zero."""
     arranged = tokens.index_select(2, member.flatten().clamp_min(0)).unflatten(2, member.shape)
-    return arranged.masked_fill_((member == NOT_A_TOKEN)[..., None], 0.0).transpose(1, 2).flatten(0, 2)
+    if member.numel() > tokens.shape[2]:
+        arranged.masked_fill_((member == NOT_A_TOKEN)[..., None], 0.0)
+    return arranged.transpose(1, 2).flatten(0, 2)
 
 
 _ARGUMENTS = (

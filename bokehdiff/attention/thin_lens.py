@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from bokehdiff.attention.blocks import BlockPairs, VisibilityTiles
+from bokehdiff.attention.sheets import pick
 from bokehdiff.attention.tracing import LENS_POINTS, lens_points
 from bokehdiff.attention.visibility import token_centres
 
@@ -96,10 +97,10 @@ class LensOcclusion:
         shift = first_pair - first_row
         pair = torch.arange(len(row_source), device=image.device) + shift[row_source]
         light = _Light.of(self, image, source, centres)
-        landed = blocks.place[light.cell.clamp_min(0)].long()
+        landed = pick(blocks.place, light.cell.clamp_min(0))
         met = pairs.find(source_block[:, None], first_block[:, None] + landed // per_block)
         row = met - shift[:, None]
-        where = torch.where((light.cell >= 0) & (met >= 0), row * per_block + landed % per_block, -1)
+        where = (row * per_block).add_(landed % per_block).masked_fill_((light.cell < 0) | (met < 0), -1)
         receiver = blocks.order.clamp_min(0).long().reshape(-1, per_block)[pairs.receiver[pair] % blocks.n_blocks]
         return row_source, pair, light.shares(where, row_source, centres[receiver])
 
@@ -135,10 +136,11 @@ class _Light:
         in_focus = coc_px.abs() < min(lens.pitch_px) / 2
         radius_px = coc_px.masked_fill(in_focus, 1.0)
         points = lens_points().to(source.device)
-        pitch = torch.tensor([lens.pitch_px[1], lens.pitch_px[0]], device=source.device)
-        column, row = ((centres[source][:, None] + radius_px[:, None, None] * points) / pitch).floor().long().unbind(-1)
-        inside = (row >= 0) & (column >= 0) & (row < lens.grid_hw[0]) & (column < lens.grid_hw[1])
-        cell = torch.where(inside, row * lens.grid_hw[1] + column, -1)
+        n_rows, n_columns = lens.grid_hw
+        x, y = torch.addcmul(centres[source].T[..., None], radius_px[:, None], points.T[:, None])
+        column, row = x.div_(lens.pitch_px[1]).floor_(), y.div_(lens.pitch_px[0]).floor_()
+        beyond = (row != row.clamp(0, n_rows - 1)) | (column != column.clamp(0, n_columns - 1))
+        cell = row.mul_(n_columns).add_(column).masked_fill_(beyond, -1.0).long()
         return cls(source, lens.sees[image, source], centres[source], radius_px, in_focus, cell)
 
     def shares(self, where: Tensor, row_source: Tensor, receiver: Tensor) -> Tensor:
@@ -152,7 +154,7 @@ class _Light:
         n_entries = receiver.shape[0] * receiver.shape[1]
         counts = torch.zeros(n_entries + 1, dtype=torch.int32, device=where.device)
         counted = 1 + MANY_POINTS * self.sees.int()
-        counts.scatter_add_(0, torch.where(where < 0, n_entries, where).flatten(), counted.flatten())
+        counts.scatter_add_(0, where.masked_fill(where < 0, n_entries).flatten(), counted.flatten())
         n_points, n_open = counts[:-1] % MANY_POINTS, torch.div(counts[:-1], MANY_POINTS, rounding_mode="floor")
         share = n_open / n_points.clamp_min(1)
         row, column = (n_points == 0).reshape(receiver.shape[:2]).nonzero().unbind(dim=1)

@@ -236,7 +236,7 @@ def _check_maps(disparity: Tensor, coc_px: Tensor, grid_hw: tuple[int, int]) -> 
     if min(grid_hw) < 1:
         raise InputError(f"grid_hw must be at least 1 x 1 tokens; got {grid_hw[0]} x {grid_hw[1]}")
     for name, values in (("disparity", disparity), ("coc_px", coc_px)):
-        if not bool(torch.isfinite(values).all()):
+        if not all(math.isfinite(limit) for limit in torch.aminmax(values.detach())):  # which pass NaN on
             raise InputError(f"{name} must be finite; got NaN or infinity")
 
 

@@ -32,7 +32,9 @@ def test_the_baseline_attends_as_the_definition_does():
     optics = optics_of(disparity, (6, 6), focus=0.4, strength_px=30.0, convention="released")
     expected = pisa_attention(query, key, value, optics, hardness=math.log(1e7), backend="reference")
     coc_px = 30.0 * (disparity - 0.4)
-    got = published_attention(query, key, value, disparity=disparity, coc_px=coc_px, hard=1e7, shifts=shifts)
+    got = published_attention(
+        query, key, value, disparity=disparity, coc_px=coc_px, hard=1e7, shifts=shifts, dropout=0.0
+    )
     assert_close(got, expected)
 
 
@@ -53,6 +55,7 @@ def test_the_baseline_gives_the_released_numbers(name, n_steps):
         hard=1e7,
         shifts=torch.zeros(1, 1024, 2),
         n_steps=n_steps,
+        dropout=0.0,
     )
     got = F.linear(received.transpose(1, 2).flatten(2), golden["to_out.0.weight"], golden["to_out.0.bias"])
     torch.testing.assert_close(got, golden[name], rtol=0, atol=1e-4)

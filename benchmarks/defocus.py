@@ -1,9 +1,10 @@
 """Depth from defocus on scenes of known depth: `python benchmarks/defocus.py` takes half an hour of one core.
 
 The scenes are of seeds that no constant was chosen on: a tilted ground and subjects at random disparities before
-it, blurred by the layered tracer at twice the size. `--lens-ground-truth FOLDER` adds path-traced views. Errors are of
-disparity, in [0, 1], where the sharp image has texture; "line" is the median after the best line, since disparity found
-without a lens has no scale of its own. PSNR is of display values over all defocused images together: of the sharp
+it, blurred by the layered tracer at twice the size. `--lens-ground-truth FOLDER ...` adds path-traced views, those
+through the wide lens focused near and far; `--noise` adds normal noise to the display values of all images. Errors are
+of disparity, in [0, 1], where the sharp image has texture; "line" is the median after the best line, since disparity
+found without a lens has no scale of its own. PSNR is of display values over all defocused images together: of the sharp
 image through the best uniform disparity, through the disparity found, and through the true one by the same renderer,
 which is where the renderer and clipped lights limit it. Results go to benchmarks/results/defocus.json.
 """
@@ -11,12 +12,13 @@ which is where the renderer and clipped lights limit it. Results go to benchmark
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import platform
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +42,7 @@ SUPERSAMPLE = 2
 STRENGTH_SHARE = 1 / 16  # of the longer side: 20 px at 320
 FOCI = {1: (1.0,), 2: (1.0, 0.0), 3: (1.0, 0.5, 0.0)}
 N_SUBJECTS = 3
-PATH_TRACED = ("s4_spheres", "s0_hair")
+NOISE_SEED = 7
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ class Measurement:
     psnr_uniform_db: float
     psnr_found_db: float
     psnr_truth_db: float
+    noise: float
     per_image_gain_db: tuple[float, ...]
     focus_error: float
     strength_ratio: float
@@ -157,8 +160,21 @@ def truth_db(view: View) -> float:
     return joint_db(psnr(torch.cat(pictures), view.blurred_srgb).tolist())
 
 
-def measure(view: View, *, lens_known: bool) -> Measurement:
+def noisy(view: View, sigma: float) -> View:
+    """The same view by a camera with noise; what is compared to the truth stays where texture is in truth."""
+    generator = torch.Generator().manual_seed(NOISE_SEED)
+
+    def taken(image_srgb: Tensor) -> Tensor:
+        return (image_srgb + sigma * torch.randn(image_srgb.shape, generator=generator)).clamp(0.0, 1.0)
+
+    if not sigma:
+        return view
+    return replace(view, sharp_srgb=taken(view.sharp_srgb), blurred_srgb=taken(view.blurred_srgb))
+
+
+def measure(view: View, *, lens_known: bool, sigma: float = 0.0) -> Measurement:
     """Find depth, compare it."""
+    view = noisy(view, sigma)
     n_images = len(view.blurred_srgb)
     given: dict[str, Any] = {"first_focus": "nearest"} if n_images == 1 or not lens_known else {}
     if lens_known:
@@ -179,6 +195,7 @@ def measure(view: View, *, lens_known: bool) -> Measurement:
         psnr_uniform_db=joint_db(found.residual_before_db),
         psnr_found_db=joint_db(found.residual_after_db),
         psnr_truth_db=truth_db(view),
+        noise=sigma,
         per_image_gain_db=tuple(after - before for before, after in residuals),
         focus_error=max(abs(a - b) for a, b in zip(found.focus_disparity, view.focus_disparity, strict=True)),
         strength_ratio=found.strength_px[0] / view.strength_px[0],
@@ -186,14 +203,17 @@ def measure(view: View, *, lens_known: bool) -> Measurement:
     )
 
 
-HEAD = "view         px  images lens     median   line   mean  uniform -> found (truth) [dB]   gain  K ratio  cpu s"
+HEAD = (
+    "view         px  images lens      noise  median   line   mean  uniform -> found (truth) dB   gain  K ratio  cpu s"
+)
 
 
 def line(m: Measurement) -> str:
     """One measurement, aligned with HEAD."""
     return (
         f"{m.view:11}{m.size_px:4d}{m.n_images:6d}   {'known  ' if m.lens_known else 'unknown'}"
-        f"{m.median:9.4f}{m.median_line:7.4f}{m.mean:7.4f}  {m.psnr_uniform_db:6.2f} -> {m.psnr_found_db:5.2f} "
+        f"{m.noise:7.3f}{m.median:9.4f}{m.median_line:7.4f}{m.mean:7.4f}  {m.psnr_uniform_db:6.2f} "
+        f"-> {m.psnr_found_db:5.2f} "
         f"({m.psnr_truth_db:5.2f})       {m.psnr_found_db - m.psnr_uniform_db:6.2f}{m.strength_ratio:8.3f}"
         f"{m.cpu_seconds:7.1f}"
     )
@@ -205,7 +225,9 @@ def options() -> argparse.Namespace:
     parser.add_argument("--size-px", type=int, default=320)
     parser.add_argument("--seeds", type=int, nargs="*", default=[101, 102, 103, 104, 105, 106])
     parser.add_argument("--images", type=int, nargs="+", default=[1, 2, 3], choices=[1, 2, 3])
-    parser.add_argument("--lens-ground-truth", type=Path, default=None, help="folder of path-traced views")
+    parser.add_argument("--lens-ground-truth", type=Path, nargs="*", default=[], help="folders of path-traced views")
+    parser.add_argument("--noise", type=float, nargs="+", default=[0.0], help="standard deviations, display values")
+    parser.add_argument("--known-only", action="store_true", help="only with the lenses given")
     parser.add_argument("--out", type=Path, default=RESULTS / "defocus.json")
     return parser.parse_args()
 
@@ -214,15 +236,15 @@ def main() -> int:
     """Measure, print, write."""
     chosen = options()
     views = [drawn(seed, chosen.size_px, FOCI[n]) for seed in chosen.seeds for n in chosen.images]
-    if chosen.lens_ground_truth:
-        views += [path_traced(chosen.lens_ground_truth, name) for name in PATH_TRACED]
+    for folder in chosen.lens_ground_truth:
+        views += [path_traced(folder, path.stem) for path in sorted(folder.glob("*.npz"))]
     sys.stdout.write(HEAD + "\n")
     results = []
-    for view in views:
-        for lens_known in (True, False):
-            results.append(measure(view, lens_known=lens_known))
-            sys.stdout.write(line(results[-1]) + "\n")
-            sys.stdout.flush()
+    known = (True,) if chosen.known_only else (True, False)
+    for view, sigma, lens_known in itertools.product(views, chosen.noise, known):
+        results.append(measure(view, lens_known=lens_known, sigma=sigma))
+        sys.stdout.write(line(results[-1]) + "\n")
+        sys.stdout.flush()
     machine = {"machine": platform.machine(), "cores": os.cpu_count(), "torch": torch.__version__}
     chosen.out.parent.mkdir(parents=True, exist_ok=True)
     chosen.out.write_text(json.dumps({**machine, "results": [asdict(result) for result in results]}, indent=1) + "\n")

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from bokehdiff.renderers.edge_matte import EdgeMatte
+from bokehdiff.renderers.edge_matte import DISPLAY_WHITE, EdgeMatte
 from bokehdiff.renderers.inpainting import Inpainter
 from bokehdiff.renderers.scatter import NOTHING_SOLID, Sheet, opacity
 
@@ -24,6 +24,7 @@ SLOPE_RATIO = 1.4  # twice as far out an edge changes little more, a slope twice
 EDGE_WIDTH_PX = 2.0  # colours mix so far across an edge of a photograph: take none from there
 SMOOTH_PX = 2.0  # of the colour behind a matte, whose texture is made up
 MIXED_WEIGHT = 0.01  # of colours that are mixed, where pure ones are far
+MOST_HIDDEN = 2.0  # of white, or of the mean of a brighter picture: lights would glow behind the edges beside them
 N_HIDDEN = 2  # surfaces behind the visible one: three in all
 SURE_SUBJECT = 0.95  # mattes above belong to the subject, below 1 minus this to the rest
 
@@ -174,7 +175,10 @@ def _behind(
     weight = covers * (distance <= reach_px - behind_px + EDGE_WIDTH_PX)
     if not bool(((weight > 0) | (trust < 1.0)).any()):
         return None
-    colour = inpaint(image_linear, trust * (covers == 0), weight.detach())
+    # A light is small: what goes on behind an edge rarely is one.
+    white = image_linear.detach().mean(dim=(1, 2, 3), keepdim=True).clamp_min(DISPLAY_WHITE)
+    dull = image_linear.minimum(MOST_HIDDEN * white)
+    colour = inpaint(dull, trust * (covers == 0), weight.detach())
     sheet = Sheet(light=colour * weight[:, None], weight=weight, coc_px=behind_px)
     return Hidden(sheet, colour, torch.where(covers > 0, behind_px, coc_px))
 

@@ -60,7 +60,8 @@ class Sheets:
         disparity = farthest + step * torch.arange(n_levels, device=scene.device)
         level = scene.sub(farthest + BLOCKED_MARGIN).div_(step).ceil_().clamp_min_(0.0).to(torch.uint8)
         # A plane that rises by 1 / strength per pixel goes through the lens: half of that is an edge, not a surface.
-        return cls(_sharpened(level, max(1, round(n_levels / travel_px))), disparity, strength_px, travel_px)
+        rise = min(max(round(n_levels / travel_px), 1), n_levels)
+        return cls(_sharpened(level, rise), disparity, strength_px, travel_px)
 
     def at(self, x: Float[Tensor, "*any"], y: Float[Tensor, "*any"]) -> UInt8[Tensor, "*any"]:
         """The level of the pixel at a place [px]; beyond the border the image continues as it ends."""

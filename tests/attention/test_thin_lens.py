@@ -175,6 +175,16 @@ def test_a_pinhole_sees_every_token(softness_px):
     assert bool(sees[0][:, tracing.lens_points().norm(dim=1) < 0.15].all())
 
 
+@pytest.mark.parametrize("strength_px", [1e-6, 0.01, 0.4])
+def test_a_lens_that_hardly_blurs_is_a_pinhole(strength_px):
+    """Rays travel less than a pixel, in which no map can rise by all of its levels."""
+    disparity = disparity_of(layered_scene(3, (84, 140)), softness_px=1.0)
+    d_token = visibility.to_tokens(disparity, (12, 20))
+    lenses = torch.tensor([strength_px, 0.0])
+    blurring, pinhole = tracing.lens_points_seen(disparity.expand(2, -1, -1), d_token.expand(2, -1), lenses, (12, 20))
+    assert (blurring == pinhole).float().mean() > 0.98
+
+
 # --- what makes it fast changes nothing ---
 
 

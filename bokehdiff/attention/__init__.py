@@ -6,6 +6,7 @@ docs/attention.md.
 """
 
 from bokehdiff.attention.dispatch import BACKENDS, pisa_attention
+from bokehdiff.attention.given import GivenVisibility
 from bokehdiff.attention.hardness import INFERENCE_HARDNESS, training_hardness
 from bokehdiff.attention.processor import PISA_LAYERS, PisaInputs, install_pisa, remove_pisa
 from bokehdiff.attention.reference import dense_pisa
@@ -18,6 +19,7 @@ __all__ = [
     "PISA_LAYERS",
     "Convention",
     "DenseOptics",
+    "GivenVisibility",
     "PisaInputs",
     "TokenOptics",
     "dense_pisa",

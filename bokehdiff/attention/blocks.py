@@ -160,7 +160,7 @@ class VisibilityTiles:
     def compressed(
         cls, pairs: BlockPairs, chosen: Int[Tensor, " c"], tiles: Float[Tensor, "c s r"], dtype: torch.dtype
     ) -> VisibilityTiles:
-        """Keep those tiles in which something is blocked.
+        """Keep those tiles in which something is blocked, or all where gradients are asked.
 
         Args:
             pairs: All pairs of blocks.
@@ -172,7 +172,7 @@ class VisibilityTiles:
         n_blocks = pairs.blocks.n_blocks
         source, receiver = pairs.source[chosen] % n_blocks, pairs.receiver[chosen] % n_blocks
         tiles = tiles.masked_fill_(~(is_token[source][:, :, None] & is_token[receiver][:, None, :]), 1.0)
-        kept = (tiles < 1).flatten(1).any(dim=1)
+        kept = (tiles < 1).flatten(1).any(dim=1) | tiles.requires_grad
         index = torch.full_like(pairs.source, ALL_VISIBLE)
         index[chosen[kept]] = torch.arange(int(kept.sum()), device=index.device, dtype=index.dtype)
         return cls(index, tiles[kept].to(dtype))

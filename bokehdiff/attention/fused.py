@@ -141,6 +141,8 @@ def fused_plan(optics: TokenOptics, *, hardness: float, logit_range: float = LOG
 def _plan(optics: TokenOptics, hardness: float, logit_range: float) -> FusedPlan:
     pairs = optics.block_pairs(hardness, block_hw=BLOCK_HW, logit_range=logit_range)
     visibility = optics.occlusion.tiles(pairs)  # not kept: in single precision it is twice as large
+    if visibility.tiles.requires_grad:
+        raise InputError("backend 'fused' has no gradient for visibility: take backend 'local', or detach it")
     margins = disc_margins(optics, pairs)
     x, y = (pairs.blocks.arrange(axis, padding=0.0).flatten() for axis in optics.position.T)
     in_order = torch.arange(pairs.n_pairs, device=margins.device)

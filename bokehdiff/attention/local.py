@@ -11,9 +11,11 @@ depends on the image, and a compiled graph must not.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -25,6 +27,7 @@ from bokehdiff.attention.dropout import dropout_scale
 from bokehdiff.attention.tokens import TokenOptics
 from bokehdiff.attention.visibility import distance_between, log_soft_disc
 
+_logger = logging.getLogger(__name__)
 BLOCK_HW = (4, 4)  # 8 x 8 takes a third less while the disc is as soft as at the start, twice as long once it is hard
 WEIGHTS_AT_A_TIME = 2**18  # attention weights held at a time, 1 MB in float32: a core's cache; changes speed only
 
@@ -40,9 +43,10 @@ def local_pisa(
     dropout_seed: int | Int[Tensor, ""] = 0,
     logit_range: float = LOGIT_RANGE,
 ) -> Float[Tensor, "b k n d"]:
-    """The numbers of `dense_pisa` and its gradients for query, key, value and coc, without the pairs that do not count.
+    """The numbers of `dense_pisa` and all its gradients, without the pairs of tokens that do not count.
 
-    Of the light of a source less than 1e-6 is left out; see `reach`. With D[k] = <V[k], dV[k]> the backward pass has
+    Of the light of a source less than 1e-6 is left out; see `reach`. Logits beyond the stated range are noticed, and
+    then a wider one is taken; only in a compiled graph nothing asks. With D[k] = <V[k], dV[k]> the backward pass has
     dS[q, k] = P[q, k] (visibility[q, k] <dO[q], V[k]> - D[k]).
 
     Args:
@@ -56,7 +60,10 @@ def local_pisa(
         logit_range: By how much the logits of one source exceed that of its own token at most; infinite to leave
             nothing out.
     """
-    plan = local_plan(optics, hardness=hardness, logit_range=logit_range)
+    if not torch.compiler.is_compiling() and (needed := _range_of_logits(query, key)) > logit_range:
+        plan = _beyond(optics, hardness, logit_range, needed)
+    else:
+        plan = local_plan(optics, hardness=hardness, logit_range=logit_range)
     seed = torch.as_tensor(dropout_seed)
     return _local_pisa(query, key, value, optics.coc, plan.tiles, plan.structure, dropout, seed)
 
@@ -85,6 +92,27 @@ def local_plan(optics: TokenOptics, *, hardness: float, logit_range: float = LOG
         logit_range: As in `local_pisa`.
     """
     return optics.derived("local", (hardness, logit_range), lambda: _plan(optics, hardness, logit_range))
+
+
+@torch.no_grad()
+def _range_of_logits(query: Tensor, key: Tensor) -> float:
+    """What the logits of one source exceed that of its own token by at most, by the lengths of the vectors."""
+    query, key = (vectors.to(torch.promote_types(vectors.dtype, torch.float32)) for vectors in (query, key))
+    longest = query.norm(dim=-1).amax(dim=-1, keepdim=True)
+    return float((longest * key.norm(dim=-1) - (query * key).sum(dim=-1)).max()) / math.sqrt(query.shape[-1])
+
+
+def _beyond(optics: TokenOptics, hardness: float, stated: float, needed: float) -> LocalPlan:
+    """A plan for more than the stated range: by doublings, so that few are made; kept beside the stated one's."""
+    doubles = stated > 0 and math.isfinite(needed)
+    taken = stated * 2.0 ** math.ceil(math.log2(needed / stated)) if doubles else math.inf
+    _tell_once(stated, taken)
+    return optics.derived("local beyond", (hardness, taken), lambda: _plan(optics, hardness, taken))
+
+
+@cache
+def _tell_once(stated: float, taken: float) -> None:
+    _logger.warning("logits of attention may be beyond the stated logit_range of %g: taking %g", stated, taken)
 
 
 def _plan(optics: TokenOptics, hardness: float, logit_range: float) -> LocalPlan:

@@ -141,7 +141,6 @@ class TokenOptics:
             visibility=torch.cat([chunk.visibility for chunk in chunks], dim=2),
         )
 
-    @torch.no_grad()
     def of_sources(self, sources: slice) -> DenseOptics:
         """The columns of `dense` that belong to some sources, without the others.
 
@@ -194,7 +193,6 @@ class TokenOptics:
             lambda: block_pairs(within, self.position, self.blocks(block_hw)),
         )
 
-    @torch.no_grad()
     def visibility_tiles(self, pairs: BlockPairs, dtype: torch.dtype = torch.float32) -> VisibilityTiles:
         """Visibility between pairs of blocks, not yet raised to `least_visibility`; computed once, then kept.
 

@@ -12,7 +12,7 @@ import torch
 from bokehdiff.attention import BACKENDS, INFERENCE_HARDNESS, dispatch, local, pisa_attention
 from bokehdiff.attention.tokens import TokenOptics
 from bokehdiff.errors import InputError
-from tests.attention.scenes import layered_disparity, optics_of
+from tests.attention.scenes import layered_disparity
 from tests.helpers import assert_close
 
 ON_CPU = sorted(set(BACKENDS) - {"fused"})  # test_fused_parity.py is the fused back end's
@@ -38,7 +38,7 @@ def run(backend, leaves, coc_px, optics, **options):
 @pytest.mark.parametrize("convention", ["thin_lens", "released"])
 @pytest.mark.parametrize("hardness", [math.log(3), INFERENCE_HARDNESS])
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
-@pytest.mark.parametrize("grid_hw", [(1, 1), (3, 5), (7, 4)])
+@pytest.mark.parametrize("grid_hw", [(1, 1), (7, 4)])
 def test_back_ends_match_the_definition(monkeypatch, backend, convention, hardness, dropout, grid_hw):
     monkeypatch.setattr(local, "WEIGHTS_AT_A_TIME", 500)  # parts that divide neither blocks nor heads
     leaves, coc_px, optics = problem(grid_hw, convention=convention)
@@ -77,27 +77,13 @@ def test_blocks_and_parts_change_nothing(monkeypatch, convention):
     leaves, coc_px, optics = problem((6, 9), convention=convention)
     options = {"hardness": 5.0, "dropout": 0.2, "dropout_seed": 4}
     whole, grads = run("reference", leaves, coc_px, optics, **options)
-    for side, size in ((1, 100), (2, 2**18), (3, 1), (16, 2000)):
+    for side, size in ((1, 2**18), (3, 100), (16, 2000)):
         monkeypatch.setattr(local, "BLOCK_HW", (side, side))
         monkeypatch.setattr(local, "WEIGHTS_AT_A_TIME", size)
         got, got_grads = run("local", leaves, coc_px, optics.to("cpu"), **options)
         assert_close(got, whole)
         for got_grad, grad in zip(got_grads, grads, strict=True):
             assert_close(got_grad, grad)
-
-
-def test_a_mirrored_problem_has_a_mirrored_result():
-    disparity = layered_disparity(3, (32, 48))
-    grid_hw = (4, 6)
-    query, key, value = torch.randn(3, 1, 2, 24, 4).unbind()
-
-    def mirrored(tokens):
-        return tokens.unflatten(2, grid_hw).flip(3).flatten(2, 3)
-
-    options = {"hardness": INFERENCE_HARDNESS}
-    out = pisa_attention(query, key, value, optics_of(disparity, grid_hw, convention="released"), **options)
-    other = optics_of(disparity.flip(2), grid_hw, convention="released")
-    assert_close(pisa_attention(mirrored(query), mirrored(key), mirrored(value), other, **options), mirrored(out))
 
 
 def test_dropout_is_seeded_and_keeps_the_mean():

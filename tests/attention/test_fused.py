@@ -15,11 +15,13 @@ from bokehdiff.errors import InputError, MissingDependencyError
 from tests.attention.scenes import layered_disparity, optics_of
 from tests.helpers import REPOSITORY
 
+LAWS = "tests/attention/test_laws.py"
+
 
 def run_interpreted(selection: str) -> None:
-    """Run test_fused_parity.py in a process in which Triton interprets kernels: it decides that when imported."""
+    """Run the tests of a GPU in a process in which Triton interprets kernels: it decides that when imported."""
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-m", selection, "tests/attention/test_fused_parity.py"],
+        [sys.executable, "-m", "pytest", "-q", "-m", selection, "tests/attention/test_fused_parity.py", LAWS],
         cwd=REPOSITORY,
         env=os.environ | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,

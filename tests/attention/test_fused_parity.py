@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from bokehdiff.attention import INFERENCE_HARDNESS, fused
-from bokehdiff.attention.blocks import BlockPairs, VisibilityTiles
+from bokehdiff.attention import INFERENCE_HARDNESS, GivenVisibility, fused
+from bokehdiff.attention.blocks import BlockPairs
 from bokehdiff.attention.dispatch import reference_pisa
 from bokehdiff.attention.tokens import TokenOptics
 from tests.attention.scenes import layered_disparity
@@ -89,7 +89,7 @@ def assert_matches(asked: Problem, device, **options) -> list[Tensor]:
         ((1, 1), "thin_lens", INFERENCE_HARDNESS, 0.0),
         ((3, 5), "thin_lens", TRAINING_HARDNESS, 0.3),
         ((3, 5), "released", INFERENCE_HARDNESS, 0.0),
-        ((1, 13), "released", TRAINING_HARDNESS, 0.3),
+        pytest.param((1, 13), "released", TRAINING_HARDNESS, 0.3, marks=pytest.mark.slow),
         ((11, 3), "thin_lens", INFERENCE_HARDNESS, 0.0),
     ],
 )
@@ -150,40 +150,9 @@ def pairs_of(asked: Problem) -> BlockPairs:
     return asked.optics.block_pairs(INFERENCE_HARDNESS)
 
 
-@dataclass(frozen=True, eq=False)
-class Given:
-    """Any visibility [b n n]."""
-
-    of_pairs: Tensor
-
-    def visibility(self, sources: slice = slice(None)) -> Tensor:
-        return self.of_pairs[:, :, sources]
-
-    def tiles(self, pairs: BlockPairs, dtype: torch.dtype = torch.float32) -> VisibilityTiles:
-        n_blocks = pairs.blocks.n_blocks
-        blocks = pairs.blocks.order.clamp_min(0).reshape(n_blocks, -1)
-        source, receiver = blocks[pairs.source % n_blocks], blocks[pairs.receiver % n_blocks]
-        image = (pairs.source // n_blocks)[:, None, None]
-        tiles = self.of_pairs[image, receiver[:, None, :], source[:, :, None]]
-        return VisibilityTiles.compressed(pairs, torch.arange(pairs.n_pairs, device=tiles.device), tiles, dtype)
-
-    def to(self, device: torch.device | str) -> Given:
-        return Given(self.of_pairs.to(device))
-
-
-def test_receivers_that_nothing_reaches_are_zero_and_pass_no_nan(device):
-    asked = problem((2, 9), n_images=1, n_heads=1)
-    visibility = torch.rand(1, 18, 18)
-    visibility[:, [2, 17]] = 0.0
-    asked.optics = replace(asked.optics, occlusion=Given(visibility))
-    got = assert_matches(asked, device, hardness=INFERENCE_HARDNESS)
-    assert torch.equal(got[0][:, :, [2, 17]], torch.zeros_like(got[0][:, :, [2, 17]]))
-    assert all(bool(part.isfinite().all()) for part in got)
-
-
 def test_large_logits_neither_overflow_nor_vanish(device):
     asked = problem((3, 5), n_images=1)
-    asked.optics = replace(asked.optics, occlusion=Given(torch.ones(1, 15, 15)))
+    asked.optics = replace(asked.optics, occlusion=GivenVisibility(torch.ones(1, 15, 15)))
     here = asked.to(device)
     options = {"hardness": INFERENCE_HARDNESS, "logit_range": math.inf}
     out = fused.fused_pisa(1e2 * here.query, 1e2 * here.key, here.value, here.optics, **options)

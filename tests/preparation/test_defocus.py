@@ -41,12 +41,16 @@ def test_known_lenses_give_depth(near_and_far):
     assert found.disparity.max() <= 1
     assert found.gain_db > GAIN_DB
     assert all(after > swept for swept, after in zip(found.residual_swept_db, found.residual_after_db, strict=True))
-    again = recovered(near_and_far, strength_px=(9.0, 9.0), focus_disparity=(1.0, 0.0))
-    assert torch.equal(again.disparity, found.disparity)
     assert [(lens.focus_disparity, lens.strength_px) for lens in found.lenses] == [(1.0, 9.0), (0.0, 9.0)]
 
 
-@pytest.mark.parametrize(("image", "side"), [(0, "nearest"), (1, "farthest")])
+def test_the_same_images_give_the_same_depth():
+    seen = view(40, [Lens(1.0, 4.0), Lens(0.0, 4.0)])
+    found, again = (recovered(seen, strength_px=(4.0, 4.0), focus_disparity=(1.0, 0.0)) for _ in range(2))
+    assert torch.equal(again.disparity, found.disparity)
+
+
+@pytest.mark.parametrize(("image", "side"), [(0, "nearest"), pytest.param(1, "farthest", marks=pytest.mark.slow)])
 def test_one_image_is_enough_if_its_side_is_said(near_and_far, image, side):
     found = recovered(near_and_far, images=slice(image, image + 1), first_focus=side)
     assert found.focus_disparity == pytest.approx((1.0 if side == "nearest" else 0.0,))
@@ -60,8 +64,8 @@ def test_one_image_is_enough_if_its_side_is_said(near_and_far, image, side):
     "known",
     [
         {"first_focus": "nearest"},
-        {"focus_disparity": (1.0, 0.0)},
-        {"strength_px": (9.0, 9.0), "first_focus": "nearest"},
+        pytest.param({"focus_disparity": (1.0, 0.0)}, marks=pytest.mark.slow),
+        pytest.param({"strength_px": (9.0, 9.0), "first_focus": "nearest"}, marks=pytest.mark.slow),
     ],
 )
 def test_unknown_lenses_are_found(near_and_far, known):
@@ -74,6 +78,7 @@ def test_unknown_lenses_are_found(near_and_far, known):
     assert median_error(found.disparity, near_and_far) < GAUGE
 
 
+@pytest.mark.slow
 def test_the_order_of_unknown_focus_may_be_the_other_one(near_and_far):
     seen = replace(near_and_far, blurred_srgb=near_and_far.blurred_srgb.flip(0))
     found = recovered(seen, first_focus="farthest")
@@ -81,17 +86,20 @@ def test_the_order_of_unknown_focus_may_be_the_other_one(near_and_far):
     assert error_up_to_a_line(found.disparity, seen) < FLOOR
 
 
+@pytest.mark.slow
 def test_one_focus_known_tells_the_strength(near_and_far):
     found = recovered(near_and_far, images=slice(0, 1), focus_disparity=(1.0,))
     assert found.strength_px == pytest.approx((9.0,), rel=0.1)
 
 
+@pytest.mark.slow
 def test_more_images_of_unknown_focus_are_put_in_order():
     seen = view(48, [Lens(1.0, 6.0), Lens(0.4, 6.0), Lens(0.0, 6.0)])
     found = recovered(seen, first_focus="nearest")
     assert found.focus_disparity == pytest.approx((1.0, 0.4, 0.0), abs=0.08)
 
 
+@pytest.mark.slow
 def test_a_disc_that_is_not_round_and_other_strengths(near_and_far):
     aperture = Aperture(blades=6)
     seen = view(64, [Lens(1.0, 7.0, aperture), Lens(0.0, 5.0, aperture)], seed=5)
@@ -194,8 +202,8 @@ def test_floors_at_320_px_on_our_own_view():
     assert found.gain_db > GAIN_DB
 
 
-# Of s0_hair GAIN_DB is not reached: hair and lights that the sharp image clips limit the renderer: it gains 7.4 dB with
-# the true depth and 9.4 dB with the one found.
+# Of s0_hair GAIN_DB cannot be asked: with the true depth the renderer gains 9.6 dB (lights that the sharp image clips
+# alone take more than 1 dB from it), with the one found as much.
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "least_gain_db"), [("s4_spheres", GAIN_DB), ("s0_hair", 9.0)])
 def test_floors_on_path_traced_views(name, least_gain_db):

@@ -67,6 +67,7 @@ def assert_near(alignment):
     assert alignment.gain == pytest.approx(1.06, abs=0.02)
 
 
+@pytest.mark.slow
 def test_aligned_photographs_are_left_as_they_are(seen):
     lens = {"strength_px": (9.0, 9.0), "focus_disparity": (1.0, 0.0), "n_steps": 0}
     found = depth_from_defocus(seen.sharp_srgb, seen.blurred_srgb, **lens)

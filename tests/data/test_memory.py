@@ -30,9 +30,12 @@ needs_proc = pytest.mark.skipif(not SMAPS.exists(), reason="memory is read from 
 
 
 def memory_bytes(process_id: int | str = "self") -> int:
-    """What a process takes of the machine's memory; what several share counts once, in parts (PSS)."""
-    (line,) = [line for line in Path(f"/proc/{process_id}/smaps_rollup").read_text().splitlines() if line[:4] == "Pss:"]
-    return int(line.split()[1]) * 1024
+    """What a process takes of the machine's memory; what several share counts once, in parts (PSS).
+
+    Without files it maps: libraries are shared with whatever other programs happen to run.
+    """
+    lines = Path(f"/proc/{process_id}/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(("Pss_Anon:", "Pss_Shmem:")))
 
 
 def live_tensors() -> int:

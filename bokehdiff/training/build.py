@@ -41,13 +41,22 @@ from bokehdiff.training.endings import StopRequest, refuse_full_disk
 from bokehdiff.training.held_out import HeldOut
 from bokehdiff.training.memory import MemoryEstimate, estimate_memory
 from bokehdiff.training.memory import Recipe as MemoryRecipe
-from bokehdiff.training.network import Bare, Network, trained_weights
+from bokehdiff.training.network import AcceleratesGradients, Bare, Gradients, Network, trained_weights
 from bokehdiff.training.optimizers import adamw, learning_rate_course
 from bokehdiff.training.publish import Destination, check_login
 from bokehdiff.training.sharding import prepare_sharded, prepare_whole, refuse_other_launchers, turn_sharding_on
 from bokehdiff.training.steps import Attention, Objective
+from bokehdiff.training.zero import (
+    GradientsBesideZero,
+    ZeroGradients,
+    prepare_zero,
+    tell_zero,
+    zero_is_asked_for,
+    zero_settings,
+)
 
 HALF_PRECISION = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+IN_SHARES = {DistributedType.FSDP, DistributedType.DEEPSPEED}
 WITHOUT_TRACKER = {"", "none"}
 BYTES_PER_TRAINED_WEIGHT = 20  # float32: itself, in the adapter too, its mean, and two moments
 
@@ -244,16 +253,23 @@ def _build_accelerator(config: TrainConfig, folder: Path) -> Accelerator:
             f"no tracker called {tracker!r} is installed; there are {', '.join(there)}, and none", flag="--report-to"
         )
     refuse_other_launchers()
+    by_zero = zero_is_asked_for()
+    settings: dict[str, Any] = zero_settings() if by_zero else {"mixed_precision": config.run.mixed_precision}
     accelerator = Accelerator(
-        cpu=not torch.accelerator.is_available(),  # else several processes without a GPU would not find each other
-        mixed_precision=config.run.mixed_precision,
+        # Else several processes without a GPU would not find each other; DeepSpeed is told its own way.
+        cpu=not by_zero and not torch.accelerator.is_available(),
+        **settings,
         gradient_accumulation_steps=config.run.gradient_accumulation_steps,
         log_with=tracker,
         project_dir=folder,
     )
     turn_sharding_on(accelerator)
-    if accelerator.distributed_type == DistributedType.FSDP and config.optimizer.use_8bit_adam:
-        raise InputError("bitsandbytes cannot step weights in shares: leave it out with FSDP", flag="--use-8bit-adam")
+    if by_zero:
+        tell_zero(accelerator, batch_size=config.run.train_batch_size, max_grad_norm=config.optimizer.max_grad_norm)
+    if accelerator.distributed_type in IN_SHARES and config.optimizer.use_8bit_adam:
+        raise InputError("bitsandbytes cannot step weights in shares: leave it out", flag="--use-8bit-adam")
+    if by_zero and config.run.mixed_precision == "fp16":
+        raise InputError("fp16's loss scaling does not go with DeepSpeed here: bf16 or no", flag="--mixed-precision")
     if config.run.mixed_precision == "fp16" and accelerator.device.type == "cpu":
         raise InputError("fp16 needs a GPU: on a CPU train with bf16 or no", flag="--mixed-precision")
     torch.backends.cuda.matmul.allow_tf32 = config.run.allow_tf32
@@ -368,18 +384,26 @@ def _with_optimizer(
         n_steps=config.run.max_train_steps,
         n_cycles=settings.lr_num_cycles,
     )
-    wrapped, prepared = _prepared(accelerator, module, optimizer)
+    wrapped, prepared, gradients = _prepared(config, accelerator, module, optimizer)
     average = Average(trained_weights(module), average_decay) if average_decay else None
-    return Network(wrapped, module, prepared, schedule, settings.max_grad_norm, average)
+    return Network(wrapped, module, prepared, schedule, settings.max_grad_norm, average, gradients)
 
 
-def _prepared(accelerator: Accelerator, module: torch.nn.Module, optimizer: Any) -> tuple[torch.nn.Module, Any]:
-    """As accelerate wraps it; of two networks it shards the generator, whose frozen weights are what is large."""
-    if accelerator.distributed_type != DistributedType.FSDP:
-        wrapped, prepared = accelerator.prepare(module, optimizer)
-        return wrapped, prepared
-    prepare = prepare_sharded if isinstance(module, OneStepGenerator) else prepare_whole
-    return prepare(accelerator, module, optimizer)
+def _prepared(
+    config: TrainConfig, accelerator: Accelerator, module: torch.nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[torch.nn.Module, Any, Gradients]:
+    """As accelerate wraps it; what is shared out of two networks is the generator, which is large."""
+    dtype = HALF_PRECISION[config.run.mixed_precision]
+    if accelerator.distributed_type not in IN_SHARES:
+        return *accelerator.prepare(module, optimizer), AcceleratesGradients()
+    by_zero = accelerator.distributed_type == DistributedType.DEEPSPEED
+    if not isinstance(module, OneStepGenerator):
+        prepared = prepare_whole(accelerator, module, optimizer, dtype=dtype)
+        return *prepared, GradientsBesideZero() if by_zero else AcceleratesGradients()
+    if by_zero:
+        engine, states = prepare_zero(accelerator, module, optimizer, dtype=dtype)
+        return engine, states, ZeroGradients(engine)
+    return *prepare_sharded(accelerator, module, optimizer), AcceleratesGradients()
 
 
 def _refuse_full_disk(config: TrainConfig, folder: Path, networks: list[torch.nn.Module]) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from accelerate import Accelerator
 from torch import Tensor, nn
@@ -23,6 +23,41 @@ SMALLEST_SCALE = (
 )
 
 
+@runtime_checkable
+class Gradients(Protocol):
+    """How a loss becomes the gradients that a network steps by."""
+
+    def follow(self, accelerator: Accelerator, loss: Tensor) -> None:
+        """Add the loss's gradients to those of the step's batches before it.
+
+        Args:
+            accelerator: Precision, accumulation.
+            loss: Of one batch.
+        """
+
+    def clip(self, accelerator: Accelerator, weights: Collection[nn.Parameter], max_norm: float) -> float:
+        """Clip the gradients of a whole step; their norm before.
+
+        Args:
+            accelerator: As of `follow`.
+            weights: Whose gradients.
+            max_norm: What they are clipped to.
+        """
+        ...
+
+
+class AcceleratesGradients:
+    """As accelerate has them, for every launcher of its but DeepSpeed."""
+
+    def follow(self, accelerator: Accelerator, loss: Tensor) -> None:
+        """As of `Gradients`."""
+        accelerator.backward(loss)
+
+    def clip(self, accelerator: Accelerator, weights: Collection[nn.Parameter], max_norm: float) -> float:
+        """As of `Gradients`."""
+        return float(whole(accelerator.clip_grad_norm_(weights, max_norm)))
+
+
 @dataclass(frozen=True)
 class Network(Generic[Bare]):
     """A network with its optimiser.
@@ -34,6 +69,7 @@ class Network(Generic[Bare]):
         schedule: Course of the learning rates, stepped once per optimiser step.
         max_grad_norm: Gradients are clipped to this norm [1].
         average: Running mean of the trained weights, shown and saved in their place; None to take them as they are.
+        gradients: How they are found.
     """
 
     module: nn.Module
@@ -42,6 +78,7 @@ class Network(Generic[Bare]):
     schedule: Any
     max_grad_norm: float
     average: Average | None = None
+    gradients: Gradients = field(default_factory=AcceleratesGradients)
 
     @cached_property
     def is_sharded(self) -> bool:
@@ -64,7 +101,7 @@ class Network(Generic[Bare]):
         """
         if not accelerator.sync_gradients:
             return None
-        norm = float(whole(accelerator.clip_grad_norm_(self.trained.values(), self.max_grad_norm)))
+        norm = self.gradients.clip(accelerator, self.trained.values(), self.max_grad_norm)
         overflowed = not math.isfinite(norm) and _overflows_for_now(accelerator)
         if math.isfinite(norm) or overflowed:  # the loss scaler itself skips the step of an overflow
             self.optimizer.step()
@@ -125,7 +162,7 @@ class Network(Generic[Bare]):
         self.bare.load_state_dict(
             {name: shared_as(value, here[name]) for name, value in state["weights"].items()}, strict=False
         )
-        self.optimizer.load_state_dict(share_optimizer_state(state["optimizer"], self.optimizer))
+        self.optimizer.load_state_dict(share_optimizer_state(state["optimizer"], list(self.trained.values())))
         self.schedule.load_state_dict(state["schedule"])
         if self.average:
             self.average.load_state(state.get("average") or {"n_updates": 0, "means": self.average.weights})

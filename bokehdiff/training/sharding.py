@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedType, FullyShardedDataParallelPlugin, PartialState
+from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import convert_outputs_to_fp32
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
@@ -24,22 +27,20 @@ from bokehdiff.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-OTHERS = {"DeepSpeed": "ACCELERATE_USE_DEEPSPEED", "Megatron-LM": "ACCELERATE_USE_MEGATRON_LM"}
+MEGATRON = "ACCELERATE_USE_MEGATRON_LM"
 ASKED_FOR = "ACCELERATE_USE_FSDP"  # what `accelerate launch` tells the processes it starts
 
 
 def refuse_other_launchers() -> None:
-    """Before accelerate is set up: DeepSpeed and Megatron-LM, which it knows too, do not serve this training.
+    """Before accelerate is set up: Megatron-LM, which it knows too, is for networks of another kind.
 
     Raises:
-        InputError: If the launcher asked for one of them.
+        InputError: If the launcher asked for it.
     """
-    for name, variable in OTHERS.items():
-        if os.environ.get(variable, "").lower() == "true":
-            raise InputError(
-                f"accelerate is configured for {name}, which takes over steps and precision of a network that is small "
-                "here but for its frozen weights: configs/accelerate/ddp.yaml is what fits, fsdp.yaml shares the base"
-            )
+    if os.environ.get(MEGATRON, "").lower() == "true":
+        raise InputError(
+            "accelerate is configured for Megatron-LM, which is for language models: take a file of configs/accelerate"
+        )
 
 
 def turn_sharding_on(accelerator: Accelerator) -> None:
@@ -74,7 +75,7 @@ def prepare_sharded(accelerator: Accelerator, module: nn.Module, optimizer: Any)
         module: Its forward pass must be called as `module(...)`, by all processes together.
         optimizer: Of its trained weights.
     """
-    _under_autocast(accelerator, module)
+    prepare_under(accelerator.autocast(), module)
     n_numbers = sum(weight.numel() for weight in module.parameters())
     sharded, prepared = accelerator.prepare(module, optimizer)
     n_mine = sum(weight.to_local().numel() for weight in sharded.parameters() if isinstance(weight, DTensor))
@@ -82,21 +83,30 @@ def prepare_sharded(accelerator: Accelerator, module: nn.Module, optimizer: Any)
     return sharded, prepared
 
 
-def prepare_whole(accelerator: Accelerator, module: nn.Module, optimizer: Any) -> tuple[nn.Module, Any]:
-    """A small network beside a sharded one: the same on all processes, its gradients averaged.
+def prepare_whole(
+    accelerator: Accelerator, module: nn.Module, optimizer: Any, *, dtype: torch.dtype
+) -> tuple[nn.Module, Any]:
+    """A small network beside a shared one: the same on all processes, its gradients averaged.
 
     Args:
-        accelerator: With sharding on.
+        accelerator: With sharding on, or DeepSpeed's.
         module: Wrapped, and moved to this process's device.
         optimizer: Of its trained weights.
+        dtype: Of products in the forward pass.
     """
-    _under_autocast(accelerator, module)
+    prepare_under(torch.autocast(accelerator.device.type, dtype, enabled=dtype != torch.float32), module)
     wrapped = DistributedDataParallel(module.to(accelerator.device))
-    return wrapped, accelerator.prepare_optimizer(optimizer)
+    return wrapped, AcceleratedOptimizer(optimizer)
 
 
-def _under_autocast(accelerator: Accelerator, module: nn.Module) -> None:
-    module.forward = convert_outputs_to_fp32(accelerator.autocast()(module.forward))
+def prepare_under(autocast: AbstractContextManager[None], module: nn.Module) -> None:
+    """Have a network compute under autocast, and give float32, as accelerate's plain way has it.
+
+    Args:
+        autocast: Also a decorator.
+        module: Its forward pass is replaced.
+    """
+    module.forward = convert_outputs_to_fp32(autocast(module.forward))  # type: ignore[operator]
 
 
 def is_sharded(weight: Tensor) -> bool:
@@ -143,17 +153,18 @@ def shared_as(value: Tensor, weight: Tensor) -> Tensor:
     return distribute_tensor(placed, weight.device_mesh, weight.placements, src_data_rank=None)
 
 
-def share_optimizer_state(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+def share_optimizer_state(state: dict[str, Any], weights: Sequence[Tensor]) -> dict[str, Any]:
     """An optimiser's whole state in the shares of its weights.
 
     Args:
         state: What `whole` gave of its state dict.
-        optimizer: Whose weights tell the shares.
+        weights: What it steps, in the order of its groups.
     """
-    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     shared = {
-        number: {name: shared_as(value, weights[number]) if isinstance(value, Tensor) else value
-                 for name, value in moments.items()}
+        number: {
+            name: shared_as(value, weights[number]) if isinstance(value, Tensor) else value
+            for name, value in moments.items()
+        }
         for number, moments in state["state"].items()
-    }  # fmt: skip
+    }
     return state | {"state": shared}

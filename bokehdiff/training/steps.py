@@ -142,7 +142,7 @@ def generator_step(
     else:
         with discriminator.held_still() as judge:
             losses = generator_losses(prediction_srgb, batch, objective, discriminator=judge)
-    accelerator.backward(losses.total)
+    network.gradients.follow(accelerator, losses.total)
     return prediction_srgb.detach(), losses, network.step(accelerator)
 
 
@@ -203,5 +203,5 @@ def discriminator_step(
     real = [level[: len(batch.n)] for level in both]
     fake = [level[len(batch.n) :] for level in both]
     loss = discriminator_adversarial_loss(real, fake, kind=kind)
-    accelerator.backward(loss)
+    network.gradients.follow(accelerator, loss)
     return loss.detach(), network.step(accelerator)

@@ -6,8 +6,10 @@ import json
 import math
 import os
 import signal
+import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -348,11 +350,34 @@ def test_float16_on_a_cpu_is_refused(config, another_precision):
         loop.train(replace(config, run=replace(config.run, mixed_precision="fp16")))
 
 
-@pytest.mark.parametrize("name", ["DEEPSPEED", "MEGATRON_LM"])
-def test_launchers_that_do_not_serve_are_refused_with_what_does(config, monkeypatch, name):
-    monkeypatch.setenv(f"ACCELERATE_USE_{name}", "true")
-    with pytest.raises(InputError, match=r"takes over steps and precision.*ddp\.yaml is what fits, fsdp\.yaml shares"):
+def test_launchers_that_do_not_serve_are_refused_with_what_does(config, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_MEGATRON_LM", "true")
+    with pytest.raises(InputError, match="Megatron-LM, which is for language models: take a file of configs/accel"):
         build(config)
+
+
+def test_deepspeed_that_is_not_there_names_the_extra(config, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    monkeypatch.setitem(sys.modules, "deepspeed", None)
+    with pytest.raises(MissingDependencyError, match=r"DeepSpeed is needed .*pip install bokehdiff\[deepspeed\]"):
+        build(config)
+
+
+def test_deepspeed_is_told_the_trainings_own_numbers_and_its_third_stage_refused(config, monkeypatch):
+    from accelerate.state import AcceleratorState
+
+    from bokehdiff.training.zero import tell_zero
+
+    accelerator = build(replace(config, run=replace(config.run, gradient_accumulation_steps=2))).accelerator
+    plugin = SimpleNamespace(zero_stage=3, deepspeed_config={"zero_optimization": {"stage": 3}})
+    monkeypatch.setattr(AcceleratorState, "deepspeed_plugin", plugin)
+    with pytest.raises(InputError, match=r"stage must be 1 or 2; got 3: .*fsdp\.yaml shares weights"):
+        tell_zero(accelerator, batch_size=1, max_grad_norm=1.0)
+    plugin.zero_stage = 2
+    tell_zero(accelerator, batch_size=3, max_grad_norm=0.5)
+    told = plugin.deepspeed_config
+    assert told["train_micro_batch_size_per_gpu"] == 3
+    assert (told["gradient_accumulation_steps"], told["gradient_clipping"]) == (2, 0.5)
 
 
 def test_what_does_not_go_with_shares_is_refused(config, monkeypatch):

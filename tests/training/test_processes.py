@@ -34,6 +34,7 @@ def launch(config: str, *words: object) -> str:
         "--num_processes", 2, "--main_process_port", free_port(), "train_lora_otf.py",
     ]  # fmt: skip
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment |= {"DS_ACCELERATOR": "cpu"}
     done = subprocess.run(
         [str(word) for word in (*command, *words)],
         cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False,
@@ -95,11 +96,24 @@ def test_two_processes_that_share_the_weights_equal_one_that_has_them_all(words,
     assert all(0.4 < mine / everything < 0.6 for mine, everything in shares)
     assert_equal_up_to_rounding(tmp_path / "run", alone)
     assert (tmp_path / "run" / "preview_00000002.png").is_file()
-    parted, elsewhere = tmp_path / "parted", tmp_path / "elsewhere"
-    for folder in (parted, elsewhere):
-        shutil.copytree(tmp_path / "run" / "checkpoint-00000001", folder / "checkpoint-00000001")
-    assert "Resuming from" in launch("fsdp", *words, "--output_dir", parted)
-    assert_same_adapters(parted, tmp_path / "run")
+    assert_it_goes_on_here_and_elsewhere("fsdp", words, alone, tmp_path)
+
+
+@pytest.mark.slow
+def test_two_processes_that_share_the_moments_equal_one_that_has_them_all(words, alone, tmp_path):
+    """ZeRO-2 over gloo: the same numbers; resumed bit for bit, and by one process without DeepSpeed."""
+    pytest.importorskip("deepspeed", reason="extra deepspeed")
+    launch("deepspeed", *words, "--output_dir", tmp_path / "run")
+    assert_equal_up_to_rounding(tmp_path / "run", alone)
+    assert_it_goes_on_here_and_elsewhere("deepspeed", words, alone, tmp_path)
+
+
+def assert_it_goes_on_here_and_elsewhere(config: str, words, alone: Path, folder: Path) -> None:
+    parted, elsewhere = folder / "parted", folder / "elsewhere"
+    for copy in (parted, elsewhere):
+        shutil.copytree(folder / "run" / "checkpoint-00000001", copy / "checkpoint-00000001")
+    assert "Resuming from" in launch(config, *words, "--output_dir", parted)
+    assert_same_adapters(parted, folder / "run")
     done = subprocess.run(
         [sys.executable, "train_lora_otf.py", *map(str, (*words, "--output_dir", elsewhere, "--train_batch_size", 2))],
         cwd=REPOSITORY, capture_output=True, text=True, check=False,

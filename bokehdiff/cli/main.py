@@ -16,6 +16,7 @@ COMMANDS = {
     "prepare": ("prepare", "predict or take in disparity and subject masks for a folder of photographs"),
     "train": ("train", "fine-tune SDXL with LoRA on lens-blur pairs made on the fly"),
     "export": ("export", "write an adapter as kohya's scripts, ComfyUI and diffusers read it, or merged into its base"),
+    "pretrain-tiny": ("pretrain_tiny", "teach the tiny SDXL that ships with the project, from nothing"),
     "infer": ("infer", "render photographs with one diffusion step"),
     "render": ("render", "render photographs with a physical lens, without any network"),
     "evaluate": ("evaluate", "measure pictures against references, or methods against what a lens saw"),

@@ -11,9 +11,10 @@ from bokehdiff.data.composition import (
     preset,
 )
 from bokehdiff.data.compositor import OnTheFlyDataset, compose
+from bokehdiff.data.crops import EndlessCrops, write_pictures
 from bokehdiff.data.folders import TrainingFolders, find_training_folders, load_background, load_foreground
 from bokehdiff.data.ingredients import scenery_light, subject_light
-from bokehdiff.data.loader import SampleSource, training_loader
+from bokehdiff.data.loader import RankBatches, SampleSource, training_loader
 from bokehdiff.data.pairs import Layout, Pair, PairPaths, Split, find_pairs, load_pair
 from bokehdiff.data.recipe import Ground, Recipe, Shadow, Shot, Subject, Told, draw_recipe
 from bokehdiff.data.samples import TrainBatch, TrainSample, collate
@@ -31,6 +32,7 @@ __all__ = [
     "CameraRange",
     "ComposeOn",
     "Composition",
+    "EndlessCrops",
     "Ground",
     "Layout",
     "LensRange",
@@ -40,6 +42,7 @@ __all__ = [
     "PairPaths",
     "PairedDataset",
     "PresetName",
+    "RankBatches",
     "Recipe",
     "SampleSource",
     "Scene",
@@ -74,5 +77,6 @@ __all__ = [
     "synthetic_foreground",
     "training_batches",
     "training_loader",
+    "write_pictures",
     "write_training_set",
 ]

@@ -8,9 +8,10 @@ import numpy as np
 
 from bokehdiff.errors import InputError
 
-Purpose = Literal["sample", "foreground", "background", "pair", "source", "told", "grain"]
+Purpose = Literal["sample", "foreground", "background", "pair", "source", "told", "grain", "picture", "crop"]
 _STREAMS: dict[Purpose, int] = {
-    "sample": 0, "foreground": 1, "background": 2, "pair": 3, "source": 4, "told": 5, "grain": 6,
+    "sample": 0, "foreground": 1, "background": 2, "pair": 3, "source": 4, "told": 5, "grain": 6, "picture": 7,
+    "crop": 8,
 }  # fmt: skip
 _KEY_LIMIT = 2**64  # Philox takes two words of 64 bits as its key
 _MASK = _KEY_LIMIT - 1

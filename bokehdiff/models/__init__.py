@@ -23,7 +23,15 @@ from bokehdiff.models.generator import OneStepGenerator, TimeIds
 from bokehdiff.models.prompt import PromptEmbedding, prompt_embedding
 from bokehdiff.models.sdxl import SdxlNetworks, load_sdxl, sketch_sdxl
 from bokehdiff.models.single_file import load_single_file
-from bokehdiff.models.tiny import PROMPT, weights_origin, write_tiny_sdxl
+from bokehdiff.models.tiny import (
+    PROMPT,
+    n_weights,
+    tiny_autoencoder,
+    tiny_unet,
+    weights_origin,
+    write_taught_sdxl,
+    write_tiny_sdxl,
+)
 from bokehdiff.models.xformers import use_xformers
 
 __all__ = [
@@ -47,10 +55,13 @@ __all__ = [
     "load_sdxl",
     "load_single_file",
     "merge_adapter",
+    "n_weights",
     "prompt_embedding",
     "read_adapter",
     "save_adapter",
     "sketch_sdxl",
+    "tiny_autoencoder",
+    "tiny_unet",
     "trainable_groups",
     "trainable_parts",
     "use_xformers",
@@ -59,5 +70,6 @@ __all__ = [
     "write_diffusers",
     "write_kohya",
     "write_merged",
+    "write_taught_sdxl",
     "write_tiny_sdxl",
 ]

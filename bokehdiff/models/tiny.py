@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,14 @@ from bokehdiff.images import make_folder
 from bokehdiff.weights import quiet_progress, read_json_object
 
 MARKER_FILE = "bokehdiff.json"  # says what the weights of a base are, where a base says so at all
-RECIPE = 1  # to be raised with every change of what is written, so that an older folder is not taken for this one
+RECIPE = 2  # to be raised with every change of what is written, so that an older folder is not taken for this one
 PROMPT = "an excellent photo with a large aperture"
 
 START_TOKEN = "<|startoftext|>"
 END_TOKEN = "<|endoftext|>"
 MAX_TOKENS = 77  # as CLIP
 
-LATENT_CHANNELS = 16
+LATENT_CHANNELS = 32
 TEXT_WIDTH = 32  # stands for CLIP-L's 768
 TEXT_2_WIDTH = 48  # stands for CLIP-G's 1280
 POOLED_WIDTH = 40
@@ -35,7 +36,7 @@ TIME_ID_WIDTH = 8  # of each of the six time ids
 # and pixels (tests/models/test_tiny.py measures it again), so that scaled latents have about unit variance.
 LATENT_STD = 0.21
 
-CARD = """---
+RANDOM_CARD = """---
 license: apache-2.0
 tags: [bokehdiff, random-weights]
 ---
@@ -59,14 +60,46 @@ def write_tiny_sdxl(folder: str | Path, *, seed: int = 0) -> Path:
     Raises:
         InputError: If the folder holds something else.
     """
-    folder = Path(folder)
-    mark = {"weights": "random", "seed": seed, "recipe": RECIPE}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        unet, vae = tiny_unet(), tiny_autoencoder()
+        card = RANDOM_CARD.format(seed=seed, n_unet=n_weights(unet))
+        return _write(Path(folder), unet, vae, mark={"weights": "random", "seed": seed, "recipe": RECIPE}, card=card)
+
+
+def write_taught_sdxl(
+    folder: str | Path, unet: UNet2DConditionModel, vae: AutoencoderKL, *, origin: Mapping[str, Any], card: str
+) -> Path:
+    """Write a tiny SDXL with networks that were taught, in half precision; its text encoders are those of seed 0.
+
+    Args:
+        folder: Where it is put; its parents are made.
+        unet: The prior.
+        vae: The autoencoder, whose config tells the latents' mean and deviation.
+        origin: What `weights_origin` will say of it.
+        card: The model card, Markdown.
+
+    Raises:
+        InputError: If the folder holds something else.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return _write(Path(folder), unet.half(), vae.half(), mark=dict(origin), card=card)
+
+
+def n_weights(network: nn.Module) -> int:
+    """How many numbers a network has learned."""
+    return sum(weight.numel() for weight in network.parameters())
+
+
+def _write(folder: Path, unet: UNet2DConditionModel, vae: AutoencoderKL, *, mark: dict[str, Any], card: str) -> Path:
     if _is_written(folder, mark):
         return folder
     make_folder(folder.parent)
     partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
-        _write_parts(partial, seed)
+        _write_parts(partial, unet, vae)
+        (partial / "README.md").write_text(card, encoding="utf-8")
         (partial / MARKER_FILE).write_text(json.dumps(mark, indent=2) + "\n", encoding="utf-8")
         _share_like_others(partial)
         _put_in_place(partial, folder, mark)
@@ -114,26 +147,22 @@ def _put_in_place(partial: Path, folder: Path, mark: dict[str, Any]) -> None:
             raise
 
 
-def _write_parts(folder: Path, seed: int) -> None:
+def _write_parts(folder: Path, unet: UNet2DConditionModel, vae: AutoencoderKL) -> None:
+    """Every part of a base; what is random besides the two networks comes from torch's generator as it stands."""
     vocabulary, merges = _vocabulary()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        unet = _unet()
-        parts: dict[str, Any] = {
-            "unet": unet,
-            "vae": _vae(),
-            "text_encoder": _text_encoder(CLIPTextModel, TEXT_WIDTH, vocabulary, "quick_gelu"),
-            "text_encoder_2": _text_encoder(CLIPTextModelWithProjection, TEXT_2_WIDTH, vocabulary, "gelu"),
-        }
-    parts["scheduler"] = _scheduler()
-    parts["tokenizer"] = _tokenizer(vocabulary, merges, pad_token=END_TOKEN)
-    parts["tokenizer_2"] = _tokenizer(vocabulary, merges, pad_token="!")
+    parts: dict[str, Any] = {
+        "unet": unet,
+        "vae": vae,
+        "text_encoder": _text_encoder(CLIPTextModel, TEXT_WIDTH, vocabulary, "quick_gelu"),
+        "text_encoder_2": _text_encoder(CLIPTextModelWithProjection, TEXT_2_WIDTH, vocabulary, "gelu"),
+        "scheduler": _scheduler(),
+        "tokenizer": _tokenizer(vocabulary, merges, pad_token=END_TOKEN),
+        "tokenizer_2": _tokenizer(vocabulary, merges, pad_token="!"),
+    }
     with quiet_progress():
         for name, part in parts.items():
             part.save_pretrained(folder / name)
     _write_index(folder, parts)
-    card = CARD.format(seed=seed, n_unet=sum(weight.numel() for weight in unet.parameters()))
-    (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def _write_index(folder: Path, parts: dict[str, Any]) -> None:
@@ -149,7 +178,7 @@ def _write_index(folder: Path, parts: dict[str, Any]) -> None:
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
-def _unet() -> nn.Module:
+def tiny_unet() -> UNet2DConditionModel:
     """SDXL's UNet, narrow: the same blocks, two transformer blocks where the physics-inspired attention goes."""
     return UNet2DConditionModel(
         sample_size=64,
@@ -157,10 +186,10 @@ def _unet() -> nn.Module:
         out_channels=LATENT_CHANNELS,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        block_out_channels=(32, 64, 96),
+        block_out_channels=(64, 96, 96),
         layers_per_block=2,
         transformer_layers_per_block=(1, 2, 2),
-        attention_head_dim=(2, 4, 6),  # the number of heads, as in SDXL's own config
+        attention_head_dim=(2, 3, 3),  # the number of heads, as in SDXL's own config
         cross_attention_dim=TEXT_WIDTH + TEXT_2_WIDTH,
         norm_num_groups=16,
         use_linear_projection=True,
@@ -170,7 +199,7 @@ def _unet() -> nn.Module:
     )
 
 
-def _vae() -> nn.Module:
+def tiny_autoencoder() -> AutoencoderKL:
     """SDXL's autoencoder, narrow, with more latent channels: at this width four would lose all detail."""
     n_levels = 4
     return AutoencoderKL(
@@ -178,7 +207,7 @@ def _vae() -> nn.Module:
         latent_channels=LATENT_CHANNELS,
         down_block_types=("DownEncoderBlock2D",) * n_levels,
         up_block_types=("UpDecoderBlock2D",) * n_levels,
-        block_out_channels=(16, 32, 64, 64),
+        block_out_channels=(16, 32, 64, 128),
         layers_per_block=1,
         norm_num_groups=8,
         scaling_factor=1.0 / LATENT_STD,

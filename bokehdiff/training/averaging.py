@@ -48,6 +48,10 @@ class Average:
         finally:
             self._fill(own)
 
+    def settle(self) -> None:
+        """Leave the mean in the network for good."""
+        self._fill(self.means)
+
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds of it."""
         return {"n_updates": self.n_updates, "means": dict(self.means)}

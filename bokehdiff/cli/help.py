@@ -6,6 +6,7 @@ import dataclasses
 import re
 import textwrap
 import typing
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -51,19 +52,21 @@ def _sections(options_class: type) -> Iterator[tuple[str, list[tuple[str, str]]]
     groups = [field for field in dataclasses.fields(options_class) if dataclasses.is_dataclass(types[field.name])]
     plain = [field for field in dataclasses.fields(options_class) if field not in groups]
     if plain:
-        yield "options", [_describe(field, options_class) for field in plain]
-    for group in groups:
-        inner = typing.cast(type, types[group.name])
-        title = (parse(inner.__doc__ or "").short_description or group.name).rstrip(".")
-        yield f"{group.name}: {title}", [_describe(field, inner) for field in dataclasses.fields(inner)]
+        yield "options", [_describe(field, options_class, field.name) for field in plain]
+    inside = {group.name: typing.cast(type, types[group.name]) for group in groups}
+    leaves = Counter(field.name for inner in inside.values() for field in dataclasses.fields(inner))
+    for group, inner in inside.items():
+        title = (parse(inner.__doc__ or "").short_description or group).rstrip(".")
+        names = {leaf: leaf if count == 1 else f"{group}.{leaf}" for leaf, count in leaves.items()}
+        yield f"{group}: {title}", [_describe(field, inner, names[field.name]) for field in dataclasses.fields(inner)]
 
 
-def _describe(field: dataclasses.Field[Any], owner: type) -> tuple[str, str]:
-    """Flag with its metavar, and description with its default."""
+def _describe(field: dataclasses.Field[Any], owner: type, name: str) -> tuple[str, str]:
+    """Flag by its name with its metavar, and description with its default."""
     kind = typing.get_type_hints(owner)[field.name]
     texts = {entry.arg_name: entry.description or "" for entry in parse(owner.__doc__ or "").params}
     description = " ".join(texts.get(field.name, "").split())
-    flag = field.name.replace("_", "-")
+    flag = name.replace("_", "-")
     left = f"--[no-]{flag}" if kind is bool else f"--{flag} {_metavar(kind, description)}"
     if field.default is dataclasses.MISSING or field.default == "":
         return left, f"{description} Needed."

@@ -66,7 +66,7 @@ def parse_options(
 
     Args:
         options_class: Frozen dataclass; its docstring's `Args:` are the help. Fields may be dataclasses: the sections
-            of a YAML file. A leaf name stands in one section only.
+            of a YAML file. A name that several sections have is written with its section, --section.name.
         words: The command line after the command's name.
         program: Shown in the usage line.
         positional: Fields that may be given without their flag, in this order.
@@ -149,6 +149,9 @@ def _explicit(
 def _key_of(name: str, flag: str, fields: Mapping[str, Any]) -> tuple[str, bool]:
     """The dotted key of a flag, and whether it was asked for as `--no-...`."""
     by_leaf = {key.rpartition(".")[2]: key for key in fields} | {key: key for key in fields}
+    meant = [key for key in fields if key.rpartition(".")[2] == name]
+    if len(meant) > 1:
+        raise InputError(f"several sections have it: write {' or '.join(map(_dotted, meant))}", flag=flag)
     if name in PARSER_FLAGS:
         return name, False
     if name in by_leaf:
@@ -166,6 +169,10 @@ def _nearest(name: str, known: Iterable[str]) -> str:
 
 def _spell(key: str) -> str:
     return "--" + key.rpartition(".")[2].replace("_", "-")
+
+
+def _dotted(key: str) -> str:
+    return "--" + key.replace("_", "-")
 
 
 def _truth(value: str, flag: str) -> bool:

@@ -88,7 +88,11 @@ def write_taught_sdxl(
 
 
 def n_weights(network: nn.Module) -> int:
-    """How many numbers a network has learned."""
+    """How many numbers a network has learned.
+
+    Args:
+        network: Any.
+    """
     return sum(weight.numel() for weight in network.parameters())
 
 

@@ -147,3 +147,27 @@ def test_help_spells_flags_with_dashes_and_hides_sections():
     assert "_" not in "".join(word for word in text.split() if word.startswith("--"))
     assert "--light" not in text
     assert "light: How much light:" in text
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two lights.
+
+    Args:
+        first: The one.
+        second: The other.
+    """
+
+    first: Light = field(default_factory=Light)
+    second: Light = field(default_factory=Light)
+
+
+def test_a_name_of_several_sections_is_written_with_its_section():
+    words = ["--second.lens-width", "4"]
+    assert parse_options(Pair, words, program="pair") == Pair(second=Light(lens_width=4.0))
+    with pytest.raises(InputError, match=r"--lens-width: several .*--first\.lens-width or --second\.lens-width"):
+        parse_options(Pair, ["--lens-width", "4"], program="pair")
+    with pytest.raises(HelpRequested) as asked:
+        parse_options(Pair, ["--help"], program="pair")
+    assert "--second.lens-width" in asked.value.text
+    assert "  --lens-width" not in asked.value.text

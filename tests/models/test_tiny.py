@@ -70,8 +70,8 @@ def test_another_process_may_be_faster(tmp_path, monkeypatch):
     """The folder appears between the look and the rename; what is there is as good if it is the same."""
     write_parts = tiny._write_parts
 
-    def and_meanwhile(folder, seed):
-        write_parts(folder, seed)
+    def and_meanwhile(folder, unet, vae):
+        write_parts(folder, unet, vae)
         monkeypatch.setattr(tiny, "_write_parts", write_parts)
         write_tiny_sdxl(tmp_path / "tiny", seed=3)
 
@@ -91,7 +91,7 @@ def test_a_base_says_that_its_weights_are_random(tiny_base, tmp_path):
 
 def test_the_unet_is_small_and_built_as_sdxl(tiny_base, networks):
     n_parameters = sum(weight.numel() for weight in networks.unet.parameters())
-    assert 3e6 < n_parameters < 8e6
+    assert 7e6 < n_parameters < 9e6
     config = networks.unet.config
     assert list(config.down_block_types) == ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"]
     assert len(networks.unet.get_submodule("down_blocks.1.attentions.0").transformer_blocks) == 2
@@ -99,6 +99,19 @@ def test_the_unet_is_small_and_built_as_sdxl(tiny_base, networks):
     assert config.cross_attention_dim not in config.block_out_channels
     index = json.loads((tiny_base / "model_index.json").read_text())
     assert index["text_encoder_2"] == ["transformers", "CLIPTextModelWithProjection"]
+
+
+def test_a_taught_base_is_written_in_half_precision_and_says_what_it_is(tmp_path):
+    from bokehdiff.models import load_sdxl, tiny_autoencoder, tiny_unet, write_taught_sdxl
+
+    unet, vae = tiny_unet(), tiny_autoencoder()
+    expected = unet.conv_in.weight.detach().half().float()
+    base = write_taught_sdxl(tmp_path / "taught", unet, vae, origin={"weights": "taught"}, card="# Taught\n")
+    loaded = load_sdxl(base)
+    assert loaded.weights == "taught"
+    assert torch.equal(loaded.unet.conv_in.weight.float(), expected)
+    assert (base / "README.md").read_text() == "# Taught\n"
+    assert sum(file.stat().st_size for file in base.rglob("*")) < 24e6
 
 
 def test_each_word_of_the_prompt_is_one_token(tiny_base):

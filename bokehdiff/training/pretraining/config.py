@@ -10,7 +10,7 @@ from bokehdiff.errors import ConfigError
 
 @dataclass(frozen=True)
 class PicturesConfig:
-    """What it is taught with: pictures drawn by procedure, and free photographs that scikit-image brings along.
+    """What it is taught with: drawn by procedure, or from free photographs.
 
     Args:
         n_pictures: How many are drawn, once.
@@ -18,7 +18,7 @@ class PicturesConfig:
         largest_scale: A crop may be this many times larger in the picture than it is given out [1].
     """
 
-    n_pictures: int = 3000
+    n_pictures: int = 1200
     picture_px: int = 512
     largest_scale: float = 3.0
 
@@ -38,8 +38,8 @@ class StageConfig:
         ema_decay: Weights are averaged over about 1 / (1 - this) steps [1].
     """
 
-    n_steps: int
-    batch_size: int = 8
+    n_steps: int = 8000
+    batch_size: int = 4
     crop_px: int = 128
     learning_rate: float = 1e-3
     warmup_steps: int = 200
@@ -98,8 +98,8 @@ class PretrainConfig:
 
     pictures: PicturesConfig = field(default_factory=PicturesConfig)
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
-    autoencoder_stage: StageConfig = field(default_factory=lambda: StageConfig(n_steps=20_000))
-    prior_stage: StageConfig = field(default_factory=lambda: StageConfig(n_steps=20_000, crop_px=256))
+    autoencoder_stage: StageConfig = field(default_factory=StageConfig)
+    prior_stage: StageConfig = field(default_factory=lambda: StageConfig(crop_px=256))
     run: PretrainRunConfig = field(default_factory=PretrainRunConfig)
 
 

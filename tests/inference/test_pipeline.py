@@ -269,5 +269,5 @@ def test_what_does_not_fit_is_refused(pipeline):
         pipeline((255 * image_srgb).byte(), disparity)
     with pytest.raises(InputError, match="photographs of one size"):
         pipeline([to_pil_image(image_srgb[0]), to_pil_image(image_srgb[0, :, :32])], disparity)
-    with pytest.raises(InputError, match="tile_px must be a multiple of 32 for this backbone; got 50"):
+    with pytest.raises(InputError, match="tile_px must be a multiple of 16 for this backbone; got 50"):
         pipeline(image_srgb, disparity, tile_px=50)

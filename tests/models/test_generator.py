@@ -36,7 +36,7 @@ def test_the_step_is_what_the_stock_pipeline_does(plain, prompt, tiny_base):
 
     pipeline = StableDiffusionXLPipeline.from_pretrained(tiny_base)
     pipeline.set_progress_bar_config(disable=True)
-    latents = torch.randn(1, 16, 8, 12)
+    latents = torch.randn(1, 16, 16, 24)
     expected = pipeline(
         prompt_embeds=prompt.tokens,
         pooled_prompt_embeds=prompt.pooled,
@@ -149,12 +149,13 @@ def test_gradients_reach_all_that_is_trained_and_the_image(networks, prompt, pis
         for name, weight in networks.unet.named_parameters():
             if ".lora_B." in name:
                 weight.normal_(std=0.1)  # while it is zero, no gradient reaches A
+        for name, weight in networks.vae.named_parameters():
+            if name.endswith("conv2.weight"):
+                weight.normal_(std=0.1)  # nor what comes before it in a residual branch
     image = torch.rand(1, 3, 32, 32, requires_grad=True)
     generator(image, pisa_of(generator, (32, 32)), prompt).square().mean().backward()
     assert all(weight.grad is not None and bool(torch.isfinite(weight.grad).all()) for weight in trained)
-    # Only keys' biases of an autoencoder's softmax over keys get exactly nothing.
-    silent = [weight.shape for weight in trained if not weight.grad.any()]
-    assert len(silent) <= 1
+    assert [weight.shape for weight in trained if not weight.grad.any()] == []
     assert float(image.grad.abs().sum()) > 0
 
 
@@ -193,25 +194,25 @@ def test_pisa_inputs_and_layers_go_together(generator, plain, prompt, pisa_of):
         plain(image, pisa, prompt)
 
 
-@pytest.mark.parametrize("size_hw", [(1, 1), (33, 32), (32, 48), (8, 32)])
+@pytest.mark.parametrize("size_hw", [(1, 1), (33, 32), (32, 40), (8, 32)])
 def test_sizes_that_do_not_fit_are_refused(plain, prompt, size_hw):
-    with pytest.raises(InputError, match=rf"multiples of 32 px; got {size_hw[0]} x {size_hw[1]}"):
+    with pytest.raises(InputError, match=rf"multiples of 16 px; got {size_hw[0]} x {size_hw[1]}"):
         plain(torch.rand(1, 3, *size_hw), None, prompt)
 
 
 @pytest.mark.parametrize(
     ("layer", "grid"),
     [
-        ("down_blocks.1.attentions.0", (4, 6)),
-        ("down_blocks.2.attentions.1", (2, 3)),
-        ("mid_block.attentions.0", (2, 3)),
-        ("up_blocks.0.attentions.0", (2, 3)),
-        ("up_blocks.1.attentions.2", (4, 6)),
+        ("down_blocks.1.attentions.0", (8, 12)),
+        ("down_blocks.2.attentions.1", (4, 6)),
+        ("mid_block.attentions.0", (4, 6)),
+        ("up_blocks.0.attentions.0", (4, 6)),
+        ("up_blocks.1.attentions.2", (8, 12)),
     ],
 )
 def test_the_token_grid_is_that_of_the_layer(networks, prompt, pisa_of, layer, grid):
     generator = OneStepGenerator(networks, pisa_layers=layer)
-    assert generator.size_multiple == 32
+    assert generator.size_multiple == 16
     assert generator.token_grid((64, 96)) == grid
     with torch.no_grad():  # the layer itself refuses another number of tokens
         generator(torch.rand(1, 3, 64, 96), pisa_of(generator, (64, 96)), prompt)

@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 REPOSITORY = Path(__file__).resolve().parents[2]
 PHOTO = "motorcycle"
 CONFIG = "configs/demo.yaml"
+EMBEDDED = "assets/tiny-sdxl"
 SIZE_PX = 384  # of the training images: 1.5 times the samples cut from them, as composed
 
 
@@ -73,15 +74,15 @@ def run(options: DemoOptions) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     diary = Diary()
     with diary.stage("1/5 Training set and backbone"):
-        _make_material(folder)
+        base = _make_material(folder)
     with diary.stage("2/5 Training the LoRA"):
-        _train(folder, options)
+        _train(folder, base, options)
     with diary.stage("3/5 Preparing a photograph with measured disparity"):
         _prepare(folder)
     with diary.stage("4/5 Rendering it"):
-        rendered = _render(folder, options)
+        rendered = _render(folder, base, options)
     with diary.stage("5/5 Comparing"):
-        summary = _compare(folder, rendered, options)
+        summary = _compare(folder, base, rendered, options)
     summary["seconds"] = diary.seconds
     (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     print(_closing(folder, summary))
@@ -96,21 +97,25 @@ def _program(*words: str | Path) -> None:
         raise BokehDiffError(f"{words[0]} failed: its message stands above")
 
 
-def _make_material(folder: Path) -> None:
+def _make_material(folder: Path) -> Path:
+    """Write the training set; find the backbone, or write one with random weights where the clone has none."""
     from bokehdiff.models import write_tiny_sdxl
 
     _program(
         "-m", "bokehdiff", "data", "synthesize", folder / "data", "--n-foregrounds", "24", "--n-backgrounds", "16",
         "--size", str(SIZE_PX),
     )  # fmt: skip
-    print(f"backbone: {write_tiny_sdxl(folder / 'tiny-sdxl')}")
+    embedded = REPOSITORY / EMBEDDED
+    base = embedded if embedded.is_dir() else write_tiny_sdxl(folder / "tiny-sdxl")
+    print(f"backbone: {base}")
+    return base
 
 
-def _train(folder: Path, options: DemoOptions) -> None:
+def _train(folder: Path, base: Path, options: DemoOptions) -> None:
     steps = ["--max_train_steps", str(options.max_train_steps)] if options.max_train_steps else []
     _program(
         "train_lora_otf.py", "--config", CONFIG, "--train_data_dir", folder / "data",
-        "--pretrained_model_name_or_path", folder / "tiny-sdxl", "--output_dir", folder / "train", *steps,
+        "--pretrained_model_name_or_path", base, "--output_dir", folder / "train", *steps,
     )  # fmt: skip
 
 
@@ -133,13 +138,13 @@ def _prepare(folder: Path) -> None:
     _program("prepare_data.py", "--root", root, "--fill-holes")
 
 
-def _render(folder: Path, options: DemoOptions) -> dict[str, Path]:
+def _render(folder: Path, base: Path, options: DemoOptions) -> dict[str, Path]:
     """The neural picture and the physical one, of the same disparity, focus and strength."""
     photo = folder / "photo"
     _program(
         "inference_hf.py", "--test_data_dir", photo / "input" / f"{PHOTO}.png", "--output_dir", folder, "--data_id",
         "neural", "--K", f"{options.K:g}", "--focus", "subject", "--pretrained_model_name_or_path",
-        folder / "tiny-sdxl", "--resume_from_checkpoint", folder / "train" / "adapter", "--format", "png",
+        base, "--resume_from_checkpoint", folder / "train" / "adapter", "--format", "png",
     )  # fmt: skip
     _program(
         "-m", "bokehdiff", "render", photo / "input" / f"{PHOTO}.png",
@@ -153,7 +158,7 @@ def _newest(folder: Path) -> Path:
     return max(folder.glob(f"{PHOTO}*"), key=lambda path: path.stat().st_mtime)
 
 
-def _compare(folder: Path, rendered: dict[str, Path], options: DemoOptions) -> dict[str, Any]:
+def _compare(folder: Path, base: Path, rendered: dict[str, Path], options: DemoOptions) -> dict[str, Any]:
     """Lay everything side by side and measure it."""
     import shutil
 
@@ -172,7 +177,7 @@ def _compare(folder: Path, rendered: dict[str, Path], options: DemoOptions) -> d
     coc_px = Lens(float(focus), options.K).coc_px(scene.disparity)
     physical = load_photo(rendered["physical"]).image_srgb
     neural = load_photo(rendered["neural"]).image_srgb
-    weights = weights_origin(folder / "tiny-sdxl").get("weights", "pretrained")
+    weights = weights_origin(base).get("weights", "pretrained")
     panel = {
         "input": scene.image_srgb,
         "disparity (measured; yellow is near)": colour_disparity(scene.disparity),

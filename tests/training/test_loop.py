@@ -281,7 +281,7 @@ def test_a_checkpoint_of_another_training_is_refused_and_smaller_changes_are_tol
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"resolution": 50}, InputError, "--resolution: must be a multiple of 32"),
+        ({"resolution": 50}, InputError, "--resolution: must be a multiple of 16"),
         ({"train_data_dir": "nowhere"}, InputError, "^--train-data-dir: .*nowhere"),
         ({"validation_data_dir": "nowhere"}, InputError, "^--validation-data-dir: .*nowhere"),
         ({"pretrained_model_name_or_path": "./nobase"}, MissingWeightsError, "^--pretrained-model-name-or-path"),

@@ -210,12 +210,12 @@ def drawn(run, batch) -> torch.Tensor:
 
 
 def test_one_composite_is_learned_by_heart(quick_learner):
-    """As far as a decoder with random weights can draw it, which is 13 dB: a fifth of the loss is gone in ten steps."""
+    """As far as a decoder with random weights can draw it: from 14.7 to 19.4 dB in ten steps, a third of the loss."""
     batch = collate([quick_learner.dataset[0]])
     course = learn_by_heart(quick_learner, batch, 10)
-    assert course[-1]["loss"] < 0.8 * course[0]["loss"]
-    assert course[-1]["psnr"] > course[0]["psnr"] + 1.0
-    assert float(psnr(drawn(quick_learner, batch), batch.target_srgb)) > 12.5
+    assert course[-1]["loss"] < 0.7 * course[0]["loss"]
+    assert course[-1]["psnr"] > course[0]["psnr"] + 3.0
+    assert float(psnr(drawn(quick_learner, batch), batch.target_srgb)) > 18.0
 
 
 def test_a_picture_that_the_network_can_draw_is_learned_by_heart(quick_learner):

@@ -134,8 +134,7 @@ def prior_quality(
         diffusion: The schedule, and what the UNet is told.
         noise_seed: Noise is a function of it.
     """
-    latents = diffusion.latents(image_srgb)
-    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(noise_seed)).to(latents)
+    latents, noise = _with_noise(image_srgb, diffusion, noise_seed)
     n_timesteps = len(diffusion.alphas_cumprod)
     numbers = {}
     for band in range(N_BANDS):
@@ -162,8 +161,7 @@ def denoised(
         diffusion: The schedule, and what the UNet is told.
         noise_seed: Noise is a function of it.
     """
-    latents = diffusion.latents(image_srgb)
-    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(noise_seed)).to(latents)
+    latents, noise = _with_noise(image_srgb, diffusion, noise_seed)
     columns = {"held out": image_srgb, "through the autoencoder": diffusion.images(latents)}
     for t in SHOWN_TIMESTEPS:
         signal = float(diffusion.alphas_cumprod[t])
@@ -171,3 +169,9 @@ def denoised(
         error = noise_told(unet, latents, timesteps, noise, diffusion) - noise
         columns[f"denoised from step {t}"] = diffusion.images(latents - ((1.0 - signal) / signal) ** 0.5 * error)
     return columns
+
+
+def _with_noise(image_srgb: Tensor, diffusion: Diffusion, seed: int) -> tuple[Tensor, Tensor]:
+    """Latents of images, and noise of their shape, the same on every device."""
+    latents = diffusion.latents(image_srgb)
+    return latents, torch.randn(latents.shape, generator=torch.Generator().manual_seed(seed)).to(latents)

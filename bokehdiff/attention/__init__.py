@@ -9,7 +9,7 @@ from bokehdiff.attention.dispatch import BACKENDS, pisa_attention
 from bokehdiff.attention.given import GivenVisibility
 from bokehdiff.attention.hardness import INFERENCE_HARDNESS, training_hardness
 from bokehdiff.attention.processor import PISA_LAYERS, PisaInputs, install_pisa, remove_pisa
-from bokehdiff.attention.reference import dense_pisa
+from bokehdiff.attention.reference import NormalisedOver, dense_pisa
 from bokehdiff.attention.tokens import DenseOptics, TokenOptics
 from bokehdiff.attention.visibility import Convention, token_distance
 
@@ -20,6 +20,7 @@ __all__ = [
     "Convention",
     "DenseOptics",
     "GivenVisibility",
+    "NormalisedOver",
     "PisaInputs",
     "TokenOptics",
     "dense_pisa",

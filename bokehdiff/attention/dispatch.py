@@ -13,7 +13,7 @@ from torch import Tensor
 from bokehdiff.attention.blocks import LOGIT_RANGE
 from bokehdiff.attention.fused import TRITON_IS_THERE, fused_pisa, fused_plan, fused_takes
 from bokehdiff.attention.local import local_pisa, local_plan
-from bokehdiff.attention.reference import dense_pisa
+from bokehdiff.attention.reference import NormalisedOver, dense_pisa
 from bokehdiff.attention.tokens import TokenOptics
 from bokehdiff.errors import InputError
 
@@ -31,6 +31,7 @@ def reference_pisa(
     dropout: float = 0.0,
     dropout_seed: int | Int[Tensor, ""] = 0,
     logit_range: float = LOGIT_RANGE,
+    normalised_over: NormalisedOver = "receivers",
 ) -> Float[Tensor, "b k n d"]:
     """`dense_pisa` with the optics of tokens.
 
@@ -43,6 +44,7 @@ def reference_pisa(
         dropout: As in `dense_pisa`.
         dropout_seed: As in `dense_pisa`.
         logit_range: Nothing is left out whatever this is.
+        normalised_over: As in `dense_pisa`.
     """
     pairs = optics.dense()
     return dense_pisa(
@@ -55,6 +57,7 @@ def reference_pisa(
         hardness=hardness,
         dropout=dropout,
         dropout_seed=dropout_seed,
+        normalised_over=normalised_over,
     )
 
 
@@ -76,6 +79,7 @@ def pisa_attention(
     dropout_seed: int | Int[Tensor, ""] = 0,
     logit_range: float = LOGIT_RANGE,
     backend: str = "auto",
+    normalised_over: NormalisedOver = "receivers",
 ) -> Float[Tensor, "b k n d"]:
     """Physics-inspired self-attention; the formula stands at `dense_pisa`.
 
@@ -92,6 +96,7 @@ def pisa_attention(
             fast back ends leave out what then is less than 1e-6 of a source's light. Infinite to leave nothing out.
         backend: A name of `BACKENDS`, or "auto": on CUDA the fused one where there is Triton, else the dense form while
             it is small and the local one beyond. Changes speed and memory, not the result.
+        normalised_over: As in `dense_pisa`; "sources" is for ablations, and only the reference computes it.
     """
     n_images, _, n_tokens, _ = query.shape
     if (n_images, n_tokens) != (optics.coc.shape[0], optics.n_tokens):
@@ -101,6 +106,18 @@ def pisa_attention(
         )
     if not 0 <= dropout < 1:
         raise InputError(f"dropout must be in [0, 1); got {dropout:g}")
+    if normalised_over == "sources":
+        with torch.autocast(query.device.type, enabled=False):
+            return reference_pisa(
+                query,
+                key,
+                value,
+                optics,
+                hardness=hardness,
+                dropout=dropout,
+                dropout_seed=dropout_seed,
+                normalised_over=normalised_over,
+            )
     backend = _chosen(backend, optics, query)
     with torch.autocast(query.device.type, enabled=False):  # the disc's logarithms need more than half precision
         return BACKENDS[backend](

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from bokehdiff.attention.blocks import LOGIT_RANGE
 from bokehdiff.attention.dispatch import pisa_attention, prepare
+from bokehdiff.attention.reference import NormalisedOver
 from bokehdiff.attention.tokens import TokenOptics
 from bokehdiff.errors import InputError
 
@@ -34,6 +35,7 @@ class PisaInputs:
         seed: What is dropped is a function of this and of the layer; any whole number.
         logit_range: As in `pisa_attention`.
         backend: As in `pisa_attention`.
+        normalised_over: As in `pisa_attention`.
         seed_in_tensor: `seed`, for graphs that are compiled once for every seed.
     """
 
@@ -43,10 +45,12 @@ class PisaInputs:
     seed: int = 0
     logit_range: float = LOGIT_RANGE
     backend: str = "auto"
+    normalised_over: NormalisedOver = "receivers"
     seed_in_tensor: Int[Tensor, ""] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        prepare(self.optics, hardness=self.hardness, logit_range=self.logit_range, backend=self.backend)
+        backend = self.backend if self.normalised_over == "receivers" else "reference"
+        prepare(self.optics, hardness=self.hardness, logit_range=self.logit_range, backend=backend)
         object.__setattr__(self, "seed_in_tensor", torch.tensor(self.seed))
         object.__setattr__(self, "optics", self.optics.with_own_memory())  # so that the preparation stays
 
@@ -95,6 +99,7 @@ class PisaProcessor:
             dropout_seed=pisa.seed_in_tensor + self.layer if pisa.dropout else 0,
             logit_range=pisa.logit_range,
             backend=pisa.backend,
+            normalised_over=pisa.normalised_over,
         )
         projected = attn.to_out[1](attn.to_out[0](received.transpose(1, 2).flatten(2)))
         if residual.ndim > tokens.ndim:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -10,6 +11,8 @@ from torch import Tensor
 
 from bokehdiff.attention.dropout import dropout_scale
 from bokehdiff.attention.visibility import log_soft_disc
+
+NormalisedOver = Literal["receivers", "sources"]
 
 
 def dense_pisa(
@@ -23,6 +26,7 @@ def dense_pisa(
     hardness: float,
     dropout: float = 0.0,
     dropout_seed: int | Int[Tensor, ""] = 0,
+    normalised_over: NormalisedOver = "receivers",
 ) -> Float[Tensor, "b k n d"]:
     """Attention in which each source shares its light out over the receivers that its circle of confusion covers.
 
@@ -48,13 +52,16 @@ def dense_pisa(
         hardness: h, steepness of the disc's edge: `training_hardness` or `INFERENCE_HARDNESS`.
         dropout: Share of the weights P that is dropped, in [0, 1); 0 at inference.
         dropout_seed: What is dropped is a function of this.
+        normalised_over: "sources" leaves the paper's idea out, for its ablation: each receiver weighs its sources as in
+            ordinary attention, P[q, k] = exp(A[q, k]) C[q, k] / sum_s exp(A[q, s]) C[q, s].
     """
     dtype = torch.promote_types(query.dtype, torch.float32)
     Q, K, V = query.to(dtype), key.to(dtype), value.to(dtype)  # noqa: N806  the paper's letters
     A = Q @ K.transpose(-1, -2) / math.sqrt(Q.shape[-1])  # noqa: N806
     log_C = log_soft_disc(coc[:, None].to(dtype), distance.to(dtype), hardness)  # noqa: N806
     S = A + log_C[:, None]  # noqa: N806
-    P = torch.exp(S - torch.logsumexp(S, dim=-2, keepdim=True))  # noqa: N806
+    over = -2 if normalised_over == "receivers" else -1
+    P = torch.exp(S - torch.logsumexp(S, dim=over, keepdim=True))  # noqa: N806
     light = P * visibility[:, None].to(dtype)
     if dropout > 0:
         n_images, n_heads, n_tokens, _ = query.shape

@@ -21,6 +21,7 @@ from bokehdiff.attention.blocks import (
     block_pairs,
     reach,
 )
+from bokehdiff.attention.given import GivenVisibility
 from bokehdiff.attention.released import RELEASED_STEPS, released_occlusion
 from bokehdiff.attention.thin_lens import LensOcclusion
 from bokehdiff.attention.tracing import lens_points_seen
@@ -36,6 +37,7 @@ from bokehdiff.errors import InputError
 from bokehdiff.optics import circle_of_confusion
 
 SOURCES_PER_CHUNK = 256  # bounds the memory of dense visibility; does not change the result
+EVERYWHERE = 1e5  # in units of 10 px, a circle of confusion larger than any image
 COC_MISFIT = 0.1  # a coc map this far from strength * defocus is another quantity, such as an unsigned one
 RELEASED_LEAST_VISIBLE = 0.01  # the published training clamps occlusion to 0.99 ...
 RELEASED_CLAMP_BELOW = math.log(1e6)  # ... while the disc is softer than this
@@ -220,6 +222,15 @@ class TokenOptics:
         other = replace(self)
         other._derived.update(self._derived)
         return other
+
+    def without_coc(self) -> TokenOptics:
+        """The same with circles of confusion that cover everything: what attention does without them (an ablation)."""
+        return replace(self, coc=torch.full_like(self.coc, EVERYWHERE))
+
+    def without_occlusion(self) -> TokenOptics:
+        """The same with nothing in the way of light (an ablation)."""
+        clear = self.coc.new_ones(1, 1, 1).expand(len(self.coc), self.n_tokens, self.n_tokens)
+        return replace(self, occlusion=GivenVisibility(clear))
 
     def to(self, device: torch.device | str) -> TokenOptics:
         """The same on another device."""

@@ -89,6 +89,7 @@ def load(
             raise InputError(f"{base} has its adapter in its weights already: leave --resume-from-checkpoint out")
         with at_fault("--resume-from-checkpoint"):
             report = load_adapter(adapter, networks.unet, networks.vae, variant=adapter_variant)
+        _refuse_ablation(adapter, report.metadata.get("ablation", "nothing"))
         trained_with = report.metadata.get("visibility", "released")
         layers = report.metadata.get("pisa_layers", PISA_LAYERS)
         if fuse:
@@ -173,6 +174,14 @@ def _plain(tensor: Tensor) -> Tensor:
 
 def _write_json(file: Path, content: dict[str, Any]) -> None:
     file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _refuse_ablation(adapter: str | Path, left_out: str) -> None:
+    if left_out != "nothing":
+        raise InputError(
+            f"{adapter} was trained with --ablation {left_out}, to be measured, not to render with: train without it",
+            flag="--resume-from-checkpoint",
+        )
 
 
 def _convention(name: str | None) -> Convention:

@@ -163,7 +163,9 @@ def build(config: TrainConfig) -> Run:
         dataset=dataset,
         held_out=held_out,
         objective=objective,
-        attention=Attention(config.model.visibility, config.model.attention_dropout, config.run.seed),
+        attention=Attention(
+            config.model.visibility, config.model.attention_dropout, config.run.seed, config.model.ablation
+        ),
         length=_length(config, accelerator.num_processes),
         folder=folder,
         destination=destination,
@@ -341,7 +343,8 @@ def _build_generator(
         use_xformers(networks.unet, accelerator.device)
     add_lora(networks.unet, rank=model.lora_rank, alpha=model.lora_alpha)
     with at_fault("--pisa-layers"):
-        module = OneStepGenerator(networks, timestep=model.train_T, pisa_layers=model.pisa_layers)
+        layers = None if model.ablation == "pisa" else model.pisa_layers
+        module = OneStepGenerator(networks, timestep=model.train_T, pisa_layers=layers)
     if model.gradient_checkpointing:
         module.enable_gradient_checkpointing()
     if model.torch_compile:

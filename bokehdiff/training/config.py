@@ -27,6 +27,8 @@ class ModelConfig:
         opt_vae: Also train the VAE encoder's conv_in, mid_block and conv_out.
         pisa_layers: The module whose self-attention is physics-inspired.
         visibility: How occlusion is computed: thin_lens is physical, released is as the published weights were trained.
+        ablation: Leave a part of the physics-inspired attention out, to see what it is worth: pisa is all of it, coc
+            the circle of confusion, normalisation the sharing out over receivers, occlusion what blocks light.
         train_T: The one timestep, 0-based [steps of 1000].
         attention_dropout: Share of attention weights dropped in PISA layers while training, in [0, 1).
         gradient_checkpointing: Trade time for memory; does not change the result.
@@ -42,6 +44,7 @@ class ModelConfig:
     opt_vae: bool = True
     pisa_layers: str = "down_blocks.1.attentions.0"
     visibility: Literal["thin_lens", "released"] = "thin_lens"
+    ablation: Literal["nothing", "pisa", "coc", "normalisation", "occlusion"] = "nothing"
     train_T: int = 499  # noqa: N815  the seed's spelling
     attention_dropout: float = 0.0
     gradient_checkpointing: bool = False

@@ -30,6 +30,7 @@ def describe(config: Mapping[str, Any]) -> dict[str, str]:
     return {
         "base": model["pretrained_model_name_or_path"],
         "visibility": model["visibility"],
+        "ablation": model["ablation"],
         "train_T": str(model["train_T"]),
         "pisa_layers": model["pisa_layers"],
         "lora_rank": str(model["lora_rank"]),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from accelerate import Accelerator
 from jaxtyping import Float
 from torch import Tensor
 
-from bokehdiff.attention import Convention, PisaInputs, TokenOptics
+from bokehdiff.attention import Convention, NormalisedOver, PisaInputs, TokenOptics
 from bokehdiff.data import TrainBatch
 from bokehdiff.losses import (
     AdversarialKind,
@@ -22,6 +23,7 @@ from bokehdiff.losses import (
 from bokehdiff.models import OneStepGenerator, PromptEmbedding, VisionAidedDiscriminator
 from bokehdiff.training.network import Network
 
+Ablation = Literal["nothing", "pisa", "coc", "normalisation", "occlusion"]
 PISA_LAYERS_AT_MOST = 64  # keeps the dropout seeds of neighbouring samples apart
 
 
@@ -80,19 +82,25 @@ class Attention:
         convention: "thin_lens" or "released".
         dropout: Share of attention weights dropped, in [0, 1).
         seed: Dropout of a step is a function of this and the step.
+        ablation: What is left out; "pisa" is all of it.
     """
 
     convention: Convention
     dropout: float
     seed: int
+    ablation: Ablation = "nothing"
 
     def for_inference(self) -> Attention:
         """The same without dropout."""
         return replace(self, dropout=0.0)
 
 
-def pisa_inputs(batch: TrainBatch, generator: OneStepGenerator, attention: Attention, *, hardness: float) -> PisaInputs:
+def pisa_inputs(
+    batch: TrainBatch, generator: OneStepGenerator, attention: Attention, *, hardness: float
+) -> PisaInputs | None:
     """What the attention needs to know of a batch: the optics of its tokens, the hardness of the disc, the dropout.
+
+    None for a generator whose attention is ordinary.
 
     Args:
         batch: Training batch; its first sample's number seeds the dropout, with the run's seed.
@@ -100,6 +108,8 @@ def pisa_inputs(batch: TrainBatch, generator: OneStepGenerator, attention: Atten
         attention: Convention and dropout.
         hardness: h of the soft disc [1 / 10 px].
     """
+    if attention.ablation == "pisa":
+        return None
     height, width = batch.image_srgb.shape[-2:]
     optics = TokenOptics.from_maps(
         batch.disparity,
@@ -109,7 +119,13 @@ def pisa_inputs(batch: TrainBatch, generator: OneStepGenerator, attention: Atten
         convention=attention.convention,
     )
     seed = (attention.seed << 32) + PISA_LAYERS_AT_MOST * batch.n[0]  # each layer adds its own number
-    return PisaInputs(optics, hardness=hardness, dropout=attention.dropout, seed=seed)
+    match attention.ablation:
+        case "coc":
+            optics = optics.without_coc()
+        case "occlusion":
+            optics = optics.without_occlusion()
+    over: NormalisedOver = "sources" if attention.ablation == "normalisation" else "receivers"
+    return PisaInputs(optics, hardness=hardness, dropout=attention.dropout, seed=seed, normalised_over=over)
 
 
 def generator_step(
@@ -118,7 +134,7 @@ def generator_step(
     objective: Objective,
     accelerator: Accelerator,
     *,
-    pisa: PisaInputs,
+    pisa: PisaInputs | None,
     prompt: PromptEmbedding,
     discriminator: Network[VisionAidedDiscriminator] | None,
 ) -> tuple[Float[Tensor, "b 3 h w"], GeneratorLosses, float | None]:

@@ -8,8 +8,9 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from bokehdiff.attention import BACKENDS, INFERENCE_HARDNESS, dispatch, local, pisa_attention
+from bokehdiff.attention import BACKENDS, INFERENCE_HARDNESS, dense_pisa, dispatch, local, pisa_attention
 from bokehdiff.attention.tokens import TokenOptics
 from bokehdiff.errors import InputError
 from tests.attention.scenes import layered_disparity
@@ -166,3 +167,24 @@ def test_calls_that_cannot_be_answered_are_refused():
         pisa_attention(query, key, value, optics, hardness=3.0, dropout=1.0)
     with pytest.raises(InputError, match="backend must be auto, reference or local or fused; got fast"):
         pisa_attention(query, key, value, optics, hardness=3.0, backend="fast")
+
+
+@pytest.mark.parametrize("backend", ["auto", *ON_CPU])
+def test_ablations_together_are_ordinary_attention(backend):
+    leaves, _, optics = problem((5, 6))
+    without = optics.without_coc().without_occlusion()
+    got = pisa_attention(*leaves, without, hardness=2.0, backend=backend, normalised_over="sources")
+    assert_close(got, F.scaled_dot_product_attention(*leaves))
+
+
+@pytest.mark.parametrize("backend", ["auto", *ON_CPU])
+def test_each_ablation_leaves_out_what_it_says(backend):
+    leaves, _, optics = problem((5, 6))
+    pairs = optics.dense()
+    everywhere, clear = torch.full_like(optics.coc, math.inf), torch.ones_like(pairs.visibility)
+    for without, coc, visibility in (
+        (optics.without_coc(), everywhere, pairs.visibility),
+        (optics.without_occlusion(), optics.coc, clear),
+    ):
+        expected = dense_pisa(*leaves, coc=coc, distance=pairs.distance, visibility=visibility, hardness=2.0)
+        assert_close(pisa_attention(*leaves, without, hardness=2.0, backend=backend), expected)

@@ -250,6 +250,14 @@ def test_adapter_of_an_unknown_convention_is_refused(tiny_base, tmp_path):
         BokehDiffPipeline.from_pretrained(tiny_base, adapter=tmp_path)
 
 
+def test_adapter_of_an_ablation_is_refused(tiny_base, tmp_path):
+    networks = load_sdxl(tiny_base)
+    add_lora(networks.unet, rank=2)
+    save_adapter(tmp_path, networks.unet, networks.vae, metadata={"ablation": "occlusion"})
+    with pytest.raises(InputError, match=r"^--resume-from-checkpoint: .* trained with --ablation occlusion"):
+        BokehDiffPipeline.from_pretrained(tiny_base, adapter=tmp_path)
+
+
 def test_missing_weights_name_the_flag(tiny_base):
     with pytest.raises(MissingWeightsError, match=r"^--pretrained-model-name-or-path: .*nobase"):
         BokehDiffPipeline.from_pretrained("./nobase")

@@ -421,3 +421,13 @@ def test_compilation_and_tf32_are_switched_on_where_asked_for(config, monkeypatc
     assert torch.backends.cuda.matmul.allow_tf32
     build(config)
     assert not torch.backends.cuda.matmul.allow_tf32
+
+
+@pytest.mark.parametrize("ablation", ["pisa", "coc", "normalisation", "occlusion"])
+def test_what_an_ablation_leaves_out_changes_the_picture_and_is_told(config, ablation):
+    run = build(config)
+    other = build(replace(config, model=replace(config.model, ablation=ablation)))
+    batch = collate([run.dataset[0]])
+    pictures = [predict(each.generator.bare, batch, each.attention, each.prompt) for each in (run, other)]
+    assert not torch.equal(*pictures)
+    assert other.description["ablation"] == ablation

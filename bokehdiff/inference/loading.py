@@ -84,6 +84,7 @@ def load(
             networks = load_sdxl(base, revision=revision, variant=variant, dtype=dtype)
         prompt = _prompt(base if prompt_from is None else prompt_from, revision, variant)
     trained_with, layers = saved.get("visibility"), saved.get("pisa_layers", PISA_LAYERS)
+    trained_at = saved.get("timestep", TIMESTEP)
     if adapter is not None:
         if saved:
             raise InputError(f"{base} has its adapter in its weights already: leave --resume-from-checkpoint out")
@@ -92,13 +93,13 @@ def load(
         _refuse_ablation(adapter, report.metadata.get("ablation", "nothing"))
         trained_with = report.metadata.get("visibility", "released")
         layers = report.metadata.get("pisa_layers", PISA_LAYERS)
+        trained_at = _whole(report.metadata.get("train_T", TIMESTEP), adapter)
         if fuse:
             networks.unet.fuse_lora()
             networks.unet.unload_lora()
     if xformers_on is not None:
         models.use_xformers(networks.unet, xformers_on)
-    step = timestep if timestep is not None else saved.get("timestep", TIMESTEP)
-    generator = OneStepGenerator(networks, timestep=step, pisa_layers=layers)
+    generator = OneStepGenerator(networks, timestep=trained_at if timestep is None else timestep, pisa_layers=layers)
     return Loaded(generator, prompt, visibility or _convention(trained_with))
 
 
@@ -182,6 +183,15 @@ def _refuse_ablation(adapter: str | Path, left_out: str) -> None:
             f"{adapter} was trained with --ablation {left_out}, to be measured, not to render with: train without it",
             flag="--resume-from-checkpoint",
         )
+
+
+def _whole(timestep: str | int, adapter: str | Path) -> int:
+    if not str(timestep).isdigit():
+        raise InputError(
+            f"{adapter} says that it was trained at timestep {timestep!r}, which is no whole number: name it",
+            flag="--train-T",
+        )
+    return int(timestep)
 
 
 def _convention(name: str | None) -> Convention:

@@ -130,7 +130,7 @@ class BokehDiffPipeline:
             adapter_variant: Folder of the adapter inside its repository.
             revision: Git revision of the base.
             variant: File variant of the base.
-            timestep: The one timestep, 0-based; None for that of a saved pipeline, else 499.
+            timestep: The one timestep, 0-based; None for that of the adapter or the saved pipeline, else 499.
             visibility: How occlusion is computed; None for what the adapter says that it was trained with, and for
                 "released" where it says nothing.
             device: Where to compute.

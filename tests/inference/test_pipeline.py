@@ -250,6 +250,19 @@ def test_adapter_of_an_unknown_convention_is_refused(tiny_base, tmp_path):
         BokehDiffPipeline.from_pretrained(tiny_base, adapter=tmp_path)
 
 
+def test_adapter_is_run_at_the_timestep_it_was_trained_at(tiny_base, tmp_path):
+    networks = load_sdxl(tiny_base)
+    add_lora(networks.unet, rank=2)
+    for written, timestep in (("99", 99), (None, 499)):
+        folder = tmp_path / str(timestep)
+        save_adapter(folder, networks.unet, networks.vae, metadata={"train_T": written} if written else {})
+        assert BokehDiffPipeline.from_pretrained(tiny_base, adapter=folder).generator.timestep == timestep
+        assert BokehDiffPipeline.from_pretrained(tiny_base, adapter=folder, timestep=7).generator.timestep == 7
+    save_adapter(tmp_path, networks.unet, networks.vae, metadata={"train_T": "late"})
+    with pytest.raises(InputError, match=r"^--train-T: .* trained at timestep 'late'"):
+        BokehDiffPipeline.from_pretrained(tiny_base, adapter=tmp_path)
+
+
 def test_adapter_of_an_ablation_is_refused(tiny_base, tmp_path):
     networks = load_sdxl(tiny_base)
     add_lora(networks.unet, rank=2)

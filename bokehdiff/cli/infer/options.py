@@ -50,7 +50,7 @@ class ModelOptions:
             one.
         resume_from_checkpoint: Adapter: a run's adapter or checkpoint folder, or a hub id; none for the published one.
         variant: Folder of the adapter on the hub.
-        train_T: The one timestep, 0-based; as in training; none for 499 [steps of 1000].
+        train_T: The one timestep, 0-based; none for that of the adapter, else 499 [steps of 1000].
         visibility: How occlusion is computed; none for what the adapter was trained with.
         seed: Seed of the released occlusion's jitter; nothing else is random.
     """

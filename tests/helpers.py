@@ -8,6 +8,7 @@ import torch
 from beartype import BeartypeConf, beartype
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+EMBEDDED = REPOSITORY / "assets" / "tiny-sdxl"  # the tiny backbone whose weights are taught
 SHARED = REPOSITORY.parent / "shared"  # data of the authors' own; a test that needs it skips without it
 
 # One table by dtype, the same everywhere: change the data before the tolerance.

@@ -13,6 +13,7 @@ logger = logging.getLogger(__name__)
 # where it grows as the pixels do [bytes per pixel and byte of a number].
 UNET_BYTES_PER_PIXEL = 79.5
 AUTOENCODER_BYTES_PER_PIXEL = 768.5
+STRIPS_BYTES_PER_PIXEL = 384.5  # ... in strips; they wait in main memory, beside a device that is no CPU
 SMALLEST_TILE_PX = 512  # SDXL was never shown less
 SHARE_OF_FREE = 0.8  # the rest is for the allocator's rounding and what convolutions need to work in
 
@@ -23,11 +24,11 @@ class MemoryPlan:
 
     Args:
         tile_px: Side of the UNet's tiles [px]; 0 for the whole picture.
-        tile_autoencoder: Whether encoder and decoder work in tiles.
+        in_strips: Whether encoder and decoder work strip by strip.
     """
 
     tile_px: int
-    tile_autoencoder: bool
+    in_strips: bool
 
 
 def plan_memory(
@@ -57,10 +58,10 @@ def plan_memory(
         side = int((room / (n_images * per_pixel)) ** 0.5)
         tile_px = max(side // multiple * multiple, multiple * -(-SMALLEST_TILE_PX // multiple))
         logger.info("%d x %d px are denoised in tiles of %d px: memory is short", *reversed(size_hw), tile_px)
-    tile_autoencoder = n_pixels * AUTOENCODER_BYTES_PER_PIXEL * vae_dtype.itemsize > room
-    if tile_autoencoder:
-        logger.info("%d x %d px are encoded and decoded in tiles: memory is short", *reversed(size_hw))
-    return MemoryPlan(tile_px, tile_autoencoder)
+    in_strips = n_pixels * AUTOENCODER_BYTES_PER_PIXEL * vae_dtype.itemsize > room
+    if in_strips:
+        logger.info("%d x %d px are encoded and decoded in strips: memory is short", *reversed(size_hw))
+    return MemoryPlan(tile_px, in_strips)
 
 
 def free_bytes_of(device: torch.device) -> int:

@@ -15,6 +15,7 @@ from bokehdiff.attention import PISA_LAYERS, PisaInputs, install_pisa
 from bokehdiff.errors import InputError
 from bokehdiff.models.prompt import PromptEmbedding
 from bokehdiff.models.sdxl import SdxlNetworks
+from bokehdiff.models.strips import decode_in_strips, encode_in_strips
 
 TIMESTEP = 499  # BokehDiff's ablation: halfway through the schedule does best
 
@@ -153,17 +154,21 @@ class OneStepGenerator(nn.Module):
         latents = self.encode(image_srgb)
         return self.decode(self.denoise(latents, pisa, prompt, time_ids=time_ids))
 
-    def encode(self, image_srgb: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c lh lw"]:
+    def encode(self, image_srgb: Float[Tensor, "b 3 h w"], *, in_strips: bool = False) -> Float[Tensor, "b c lh lw"]:
         """Images to scaled latents: the mode of the distribution, so that nothing is random.
 
         Args:
             image_srgb: Display images, sides multiples of `size_multiple`.
+            in_strips: Work strip by strip: changes memory and time, not the result beyond rounding. No gradients.
         """
         height, width = image_srgb.shape[-2:]
         self._refuse_other_sizes((height, width))
         image = (2.0 * image_srgb - 1.0).to(self.vae.dtype)
         with self._in_its_own_precision(image):
-            mode = self.vae.encode(image, return_dict=False)[0].mode()
+            if in_strips:
+                mode = encode_in_strips(self.vae, image)
+            else:
+                mode = self.vae.encode(image, return_dict=False)[0].mode()
         offset, scale = self._latent_scaling(mode)
         return (mode - offset) * scale
 
@@ -208,16 +213,19 @@ class OneStepGenerator(nn.Module):
             return self._signal_scale * latents - self._noise_scale * output
         return (latents - self._noise_scale * output) / self._signal_scale
 
-    def decode(self, latents: Float[Tensor, "b c lh lw"]) -> Float[Tensor, "b 3 h w"]:
+    def decode(self, latents: Float[Tensor, "b c lh lw"], *, in_strips: bool = False) -> Float[Tensor, "b 3 h w"]:
         """Scaled latents to display images, not clamped.
 
         Args:
             latents: From `denoise`.
+            in_strips: As in `encode`.
         """
         offset, scale = self._latent_scaling(latents)
         unscaled = (latents / scale + offset).to(self.vae.dtype)
         with self._in_its_own_precision(unscaled):
-            image = self.vae.decode(unscaled, return_dict=False)[0]
+            image = (
+                decode_in_strips(self.vae, unscaled) if in_strips else self.vae.decode(unscaled, return_dict=False)[0]
+            )
         return 0.5 * image.float() + 0.5
 
     def _in_its_own_precision(self, like: Tensor) -> AbstractContextManager[Any]:

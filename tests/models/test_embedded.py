@@ -10,9 +10,8 @@ from bokehdiff.data.crops import picture
 from bokehdiff.images import load_photo
 from bokehdiff.metrics import psnr
 from bokehdiff.models import OneStepGenerator, load_sdxl, weights_origin
-from tests.helpers import REPOSITORY, SHARED
+from tests.helpers import EMBEDDED, SHARED
 
-EMBEDDED = REPOSITORY / "assets" / "tiny-sdxl"
 SIDE_PX = 256
 NOT_TAUGHT_SEED = 2**33
 

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import io
 import logging
-import struct
 
 import cv2
 import numpy as np
@@ -11,54 +10,8 @@ import torch
 from PIL import Image, ImageCms
 
 from bokehdiff import images
-from bokehdiff.images.colour import SRGB_TO_XYZ_D50, deep_to_srgb
-
-# Colorants of Adobe RGB (1998) in XYZ at D50 (Bradford), columns red, green, blue.
-ADOBE_TO_XYZ_D50 = np.array(
-    [[0.6097559, 0.2052401, 0.1492240], [0.3111242, 0.6256560, 0.0632197], [0.0194811, 0.0608902, 0.7448387]]
-)
-
-
-def _fixed(*numbers: float) -> bytes:
-    return struct.pack(f">{len(numbers)}i", *(round(number * 65536) for number in numbers))
-
-
-def _gamma(gamma: float) -> bytes:
-    return b"curv\x00\x00\x00\x00" + struct.pack(">IH", 1, round(gamma * 256))
-
-
-def _table(gamma: float, count: int) -> bytes:
-    values = np.round(np.linspace(0, 1, count) ** gamma * 65535).astype(">u2")
-    return b"curv\x00\x00\x00\x00" + struct.pack(">I", count) + values.tobytes()
-
-
-def _parametric(kind: int, *parameters: float) -> bytes:
-    return b"para\x00\x00\x00\x00" + struct.pack(">HH", kind, 0) + _fixed(*parameters)
-
-
-def _profile(curve: bytes, *, to_xyz: np.ndarray | None = ADOBE_TO_XYZ_D50, name: str = "Wide") -> bytes:
-    """A version 2 display profile of one curve and a matrix, or of one curve for greys."""
-    description = b"desc\x00\x00\x00\x00" + struct.pack(">I", len(name) + 1) + name.encode() + b"\x00" * 80
-    tags = {b"desc": description, b"wtpt": b"XYZ \x00\x00\x00\x00" + _fixed(0.9642, 1.0, 0.8249)}
-    tags[b"cprt"] = b"text\x00\x00\x00\x00none\x00"
-    if to_xyz is None:
-        tags[b"kTRC"] = curve
-    else:
-        for index, channel in enumerate("rgb"):
-            tags[f"{channel}XYZ".encode()] = b"XYZ \x00\x00\x00\x00" + _fixed(*to_xyz[:, index])
-            tags[f"{channel}TRC".encode()] = curve
-    table, body = b"", b""
-    start = 128 + 4 + 12 * len(tags)
-    for signature, data in tags.items():
-        data = data + b"\x00" * (-len(data) % 4)
-        table += signature + struct.pack(">II", start + len(body), len(data))
-        body += data
-    space = b"GRAY" if to_xyz is None else b"RGB "
-    size = start + len(body)
-    header = struct.pack(">I4sI4s4s4s", size, b"\x00" * 4, 0x02400000, b"mntr", space, b"XYZ ")
-    header += struct.pack(">6H4s", 2024, 1, 1, 0, 0, 0, b"acsp") + b"\x00" * 24 + struct.pack(">I", 0)
-    header += _fixed(0.9642, 1.0, 0.8249)
-    return header.ljust(128, b"\x00") + struct.pack(">I", len(tags)) + table + body
+from bokehdiff.images.colour import SRGB_TO_XYZ_D50, deep_to_srgb, srgb_profile
+from tests.profiles import ADOBE_RGB, ADOBE_TO_XYZ_D50, DISPLAY_P3, gamma, parametric, profile_of, table
 
 
 def _smooth(height: int = 24, width: int = 32) -> np.ndarray:
@@ -70,7 +23,7 @@ def test_a_wide_jpeg_becomes_srgb(tmp_path):
     """Adobe RGB's pure green is beyond sRGB; its grey stays; a mild colour becomes more vivid."""
     pixels = np.zeros((8, 24, 3), np.uint8)
     pixels[:, :8], pixels[:, 8:16], pixels[:, 16:] = (128, 128, 128), (0, 255, 0), (150, 100, 100)
-    profile = _profile(_gamma(563 / 256))
+    profile = profile_of(gamma(563 / 256))
     for name in ("a.jpg", "a.png", "a.tif", "a.webp"):
         Image.fromarray(pixels).save(tmp_path / name, icc_profile=profile, quality=100)
         got = images.load_photo(tmp_path / name).image_srgb[0, :, 4]
@@ -82,7 +35,7 @@ def test_a_wide_jpeg_becomes_srgb(tmp_path):
 
 def test_numbers_of_masks_and_disparities_are_left_alone(tmp_path):
     grey = np.arange(0, 250, 10, dtype=np.uint8)[None]
-    Image.fromarray(grey).save(tmp_path / "a.png", icc_profile=_profile(_gamma(1.0), to_xyz=None, name="Linear"))
+    Image.fromarray(grey).save(tmp_path / "a.png", icc_profile=profile_of(gamma(1.0), to_xyz=None, name="Linear"))
     assert torch.equal((images.load_disparity(tmp_path / "a.png") * 255).round()[0].byte(), torch.from_numpy(grey))
     assert images.load_photo(tmp_path / "a.png").image_srgb[0, 0, 0, 12] > 0.6  # 120 / 255 of light
 
@@ -97,7 +50,7 @@ def test_an_srgb_profile_changes_no_bit(tmp_path):
 
 def test_alpha_passes_beside_the_profile(tmp_path):
     pixels = np.full((4, 5, 4), 100, np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "a.png", icc_profile=_profile(_gamma(1.0)))
+    Image.fromarray(pixels).save(tmp_path / "a.png", icc_profile=profile_of(gamma(1.0)))
     rgba = images.load_rgba(tmp_path / "a.png")
     assert (rgba[:, 3] - 100 / 255).abs().max() < 1e-6
     assert rgba[:, :3].min() > 0.6
@@ -106,19 +59,19 @@ def test_alpha_passes_beside_the_profile(tmp_path):
 @pytest.mark.parametrize(
     "curve",
     [
-        _gamma(2.2),
-        _table(1.8, 300),
+        gamma(2.2),
+        table(1.8, 300),
         b"curv\x00\x00\x00\x00\x00\x00\x00\x00",
-        _parametric(0, 2.0),
-        _parametric(1, 2.2, 0.9, 0.1),
-        _parametric(2, 2.2, 0.85, 0.1, 0.05),
-        _parametric(3, 2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045),
-        _parametric(4, 2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045, 0.01, 0.005),
+        parametric(0, 2.0),
+        parametric(1, 2.2, 0.9, 0.1),
+        parametric(2, 2.2, 0.85, 0.1, 0.05),
+        parametric(3, 2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045),
+        parametric(4, 2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045, 0.01, 0.005),
     ],
 )
 @pytest.mark.parametrize("is_grey", [False, True])
 def test_our_16_bit_conversion_is_littlecms_within_its_8_bits(curve, is_grey):
-    profile = _profile(curve, to_xyz=None if is_grey else ADOBE_TO_XYZ_D50)
+    profile = profile_of(curve, to_xyz=None if is_grey else ADOBE_TO_XYZ_D50)
     eight_bit = np.round(_smooth() * 255).astype(np.uint8)
     picture = Image.fromarray(eight_bit[..., 0] if is_grey else eight_bit)
     converted = ImageCms.profileToProfile(
@@ -138,7 +91,7 @@ def test_our_16_bit_conversion_is_littlecms_within_its_8_bits(curve, is_grey):
 def test_16_bit_conversion_keeps_its_precision(tmp_path):
     tifffile = pytest.importorskip("tifffile")
     ramp = np.linspace(30000, 30400, 401).astype(np.uint16)[None, :, None].repeat(3, axis=2)
-    tifffile.imwrite(tmp_path / "a.tif", ramp, photometric="rgb", iccprofile=_profile(_gamma(2.2)))
+    tifffile.imwrite(tmp_path / "a.tif", ramp, photometric="rgb", iccprofile=profile_of(gamma(2.2)))
     photo = images.load_photo(tmp_path / "a.tif")
     assert photo.bit_depth == 16
     assert photo.image_srgb[0, 1, 0].unique().numel() == 401
@@ -148,14 +101,14 @@ def test_16_bit_conversion_keeps_its_precision(tmp_path):
 
 
 def test_srgb_in_its_own_space_is_the_identity():
-    curve = _parametric(3, 2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
+    curve = parametric(3, 2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
     values = _smooth()
-    got = deep_to_srgb(values, _profile(curve, to_xyz=SRGB_TO_XYZ_D50), name="test")
+    got = deep_to_srgb(values, profile_of(curve, to_xyz=SRGB_TO_XYZ_D50), name="test")
     assert np.abs(got - values).max() < 2e-4
 
 
 @pytest.mark.parametrize(
-    "profile", [b"", b"no profile", b"\x00" * 200, _profile(b"what\x00\x00\x00\x00" + b"\x00" * 8)]
+    "profile", [b"", b"no profile", b"\x00" * 200, profile_of(b"what\x00\x00\x00\x00" + b"\x00" * 8)]
 )
 def test_broken_profiles_are_passed_over_with_a_word(tmp_path, caplog, profile):
     tifffile = pytest.importorskip("tifffile")
@@ -172,7 +125,7 @@ def test_profiles_of_tables_go_through_8_bits_with_a_word(caplog):
     """A grey profile on a colour picture has no matrix either; LittleCMS is asked, and it takes it as grey."""
     values = np.full((3, 4, 3), 0.5, np.float32)
     with caplog.at_level(logging.WARNING):
-        got = deep_to_srgb(values, _profile(_gamma(1.0), to_xyz=None), name="a.tif")
+        got = deep_to_srgb(values, profile_of(gamma(1.0), to_xyz=None), name="a.tif")
     assert "a.tif: its colour profile is made of tables and is applied with 8 bits" in caplog.text
     assert got.shape == (3, 4, 3)
     assert np.abs(got - 0.7354).max() < 0.01  # sRGB's display value of half the light
@@ -190,9 +143,55 @@ def test_cmyk_without_a_profile_is_said(tmp_path, caplog):
 def test_deep_greys_follow_their_profile(tmp_path):
     tifffile = pytest.importorskip("tifffile")
     grey = np.full((3, 4), 32768, np.uint16)
-    profile = _profile(_gamma(1.0), to_xyz=None)
+    profile = profile_of(gamma(1.0), to_xyz=None)
     tifffile.imwrite(tmp_path / "a.tif", grey, photometric="minisblack", iccprofile=profile)
     assert (images.load_photo(tmp_path / "a.tif").image_srgb - 0.7354).abs().max() < 1e-3
     assert (images.load_disparity(tmp_path / "a.tif") - 0.5).abs().max() < 1e-4
     cv2.imwrite(str(tmp_path / "plain.tif"), grey)
     assert (images.load_photo(tmp_path / "plain.tif").image_srgb - 0.5).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("bit_depth", [8, 16])
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".webp"])
+@pytest.mark.parametrize("profile", [ADOBE_RGB, DISPLAY_P3, None], ids=["Adobe RGB", "Display P3", "none"])
+def test_what_is_written_says_srgb_and_looks_like_the_source(tmp_path, caplog, profile, suffix, bit_depth):
+    """As a program that manages colours sees the two files: within what 8 bits and a lossy format cost."""
+    if bit_depth == 16 and suffix in {".jpg", ".webp"}:
+        pytest.skip("holds 8 bits")
+    pixels = np.round(_smooth(96, 128) * 120 + 60).astype(np.uint8)  # within sRGB
+    Image.fromarray(pixels).save(tmp_path / "source.png", icc_profile=profile)
+    with caplog.at_level(logging.INFO):
+        photo = images.load_photo(tmp_path / "source.png")
+    assert ("converted to sRGB from" in caplog.text) == (profile is not None)
+    written = tmp_path / f"written{suffix}"
+    images.save_image(written, photo.image_srgb, bit_depth=bit_depth, quality=100)
+    with Image.open(written) as picture:
+        picture.load()
+        embedded = picture.info["icc_profile"]
+    assert embedded == srgb_profile()
+    assert "sRGB" in ImageCms.getProfileDescription(ImageCms.ImageCmsProfile(io.BytesIO(embedded)))
+    seen = [_seen(tmp_path / "source.png"), _seen(written)]
+    assert np.abs(seen[0] - seen[1]).mean() < (2.0 if suffix == ".webp" else 1.0)
+    if profile is not None:
+        assert np.abs(seen[1] - pixels).mean() > 1.5, "the numbers alone are other colours"
+    again = images.load_photo(written)
+    assert again.bit_depth == bit_depth
+    if suffix in {".png", ".tif"}:
+        assert (again.image_srgb - photo.image_srgb).abs().max() <= 0.51 / (2**bit_depth - 1)
+
+
+def _seen(path) -> np.ndarray:
+    """8-bit sRGB by LittleCMS, from the profile in the file."""
+    with Image.open(path) as picture:
+        profile = picture.info.get("icc_profile")
+        shown = picture.convert("RGB")
+    if profile is not None:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        shown = ImageCms.profileToProfile(shown, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    return np.asarray(shown, dtype=np.float64)
+
+
+def test_the_profile_is_the_same_in_every_run():
+    date = srgb_profile()[24:36]
+    assert date == b"\x07\xe9\x00\x01\x00\x01" + b"\x00" * 6
+    assert len(srgb_profile()) < 1000

@@ -184,3 +184,16 @@ def test_a_photograph_with_damaged_exif_is_still_a_photograph(tmp_path, caplog):
 def test_a_photograph_without_exif_tells_nothing(tmp_path):
     Image.new("RGB", (4, 3)).save(tmp_path / "a.png")
     assert images.load_photo(tmp_path / "a.png").camera == CameraSettings()
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif"])
+def test_a_block_that_says_adobe_rgb_says_srgb_afterwards(tmp_path, suffix):
+    exif = Image.Exif()
+    exif.get_ifd(IFD.Exif).update({Base.FNumber: 2.8, Base.ColorSpace: 65535})
+    exif.get_ifd(IFD.Exif)[IFD.Interop] = {1: "R03"}
+    assert b"R03" in exif.tobytes()
+    images.save_image(tmp_path / f"a{suffix}", torch.rand(1, 3, 4, 6), exif=exif.tobytes())
+    with Image.open(tmp_path / f"a{suffix}") as picture:
+        camera = picture.getexif().get_ifd(IFD.Exif)
+        assert (camera[Base.ColorSpace], camera[Base.FNumber]) == (1, 2.8)
+        assert picture.getexif().get_ifd(IFD.Interop).get(1, "R98") == "R98"

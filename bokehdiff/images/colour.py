@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import struct
+from functools import cache
 
 import numpy as np
 import torch
@@ -15,6 +16,8 @@ from bokehdiff.images.light import linear_to_srgb
 logger = logging.getLogger(__name__)
 
 Array = np.ndarray  # [h w c] or [h w]
+PROFILE_DATE = slice(24, 36)  # of an ICC profile's header: year, month, day, hour, minute, second (ICC.1, section 7.2)
+PROFILE_DATE_GIVEN = (2025, 1, 1, 0, 0, 0)
 
 # Columns: XYZ of sRGB's red, green and blue, adapted to the profile connection space's white D50 by Bradford's matrix
 # (IEC 61966-2-1 primaries; the same numbers stand in the ICC's own sRGB profiles).
@@ -23,11 +26,20 @@ SRGB_TO_XYZ_D50 = np.array(
 )
 
 
+@cache
+def srgb_profile() -> bytes:
+    """The ICC profile of what is written here, the same bytes in every run."""
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    profile[PROFILE_DATE] = struct.pack(">6H", *PROFILE_DATE_GIVEN)  # LittleCMS puts the time of the day there
+    return bytes(profile)
+
+
 def to_srgb(picture: Image.Image, profile: bytes | None, *, name: str) -> Image.Image:
     """The picture in sRGB (mode L, LA, RGB or RGBA), by its embedded profile if it has one.
 
-    Relative colorimetric with black point compensation, as photographers' programs do by default. A profile that
-    cannot be used is passed over with a logged line.
+    Relative colorimetric with black point compensation, as photographers' programs do by default: colours that sRGB
+    cannot show are clipped to those it can, and a line is logged. A profile that cannot be used is passed over with a
+    logged line.
 
     Args:
         picture: Mode L, LA, RGB, RGBA, CMYK or LAB; 8 bits.
@@ -36,7 +48,9 @@ def to_srgb(picture: Image.Image, profile: bytes | None, *, name: str) -> Image.
     """
     if profile and not _is_srgb(profile):
         try:
-            return _through_profile(picture, profile)
+            converted = _through_profile(picture, profile)
+            logger.info("%s: colours are converted to sRGB from %s", name, _description(profile))
+            return converted
         except (ImageCms.PyCMSError, OSError, ValueError) as error:
             logger.warning("%s: its colour profile cannot be used, colours are taken as sRGB: %s", name, error)
     if picture.mode == "LAB":
@@ -75,10 +89,15 @@ def _transformed(picture: Image.Image, source: ImageCms.ImageCmsProfile) -> Imag
 
 def _is_srgb(profile: bytes) -> bool:
     """An sRGB profile, by its name: its pixels are left alone, bit for bit."""
+    return "srgb" in _description(profile).lower()
+
+
+def _description(profile: bytes) -> str:
+    """A profile's name; empty where it cannot be read."""
     try:
-        return "srgb" in ImageCms.getProfileDescription(ImageCms.ImageCmsProfile(io.BytesIO(profile))).lower()
+        return ImageCms.getProfileDescription(ImageCms.ImageCmsProfile(io.BytesIO(profile))).strip()
     except (ImageCms.PyCMSError, OSError):
-        return False
+        return ""
 
 
 def deep_to_srgb(values: Array, profile: bytes | None, *, name: str) -> Array:
@@ -98,10 +117,14 @@ def deep_to_srgb(values: Array, profile: bytes | None, *, name: str) -> Array:
         return values
     try:
         tags = _profile_tags(profile)
+        converted = None
         if values.shape[2] == 1 and b"kTRC" in tags:
-            return _encoded(_curve(tags[b"kTRC"], values))
+            converted = _encoded(_curve(tags[b"kTRC"], values))
         if values.shape[2] == 3 and tags.keys() >= {b"rXYZ", b"gXYZ", b"bXYZ", b"rTRC", b"gTRC", b"bTRC"}:
-            return _encoded(_light(tags, values) @ _matrix(tags).T)
+            converted = _encoded(_light(tags, values) @ _matrix(tags).T)
+        if converted is not None:
+            logger.info("%s: colours are converted to sRGB from %s", name, _description(profile))
+            return converted
     except (struct.error, KeyError, ValueError, ZeroDivisionError) as error:
         logger.warning("%s: its colour profile cannot be used, colours are taken as sRGB: %s", name, error)
         return values

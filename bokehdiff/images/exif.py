@@ -6,6 +6,8 @@ import logging
 import math
 import struct
 import warnings
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image, TiffImagePlugin
@@ -20,6 +22,7 @@ UNKNOWN_INFINITE = 0xFFFFFFFF  # EXIF 2.32, SubjectDistance: this numerator mean
 # EXIF 2.32, FocalPlaneResolutionUnit, in mm; 4 and 5 come from TIFF/EP and are met in the wild.
 UNIT_MM = {2: 25.4, 3: 10.0, 4: 1.0, 5: 0.001}
 INCH = 2  # the standard's default unit
+INTEROP_INDEX = 1  # the Interop directory's entry for which rules a file follows
 # By a TIFF's first bytes: byte order, kind of offsets, where the first one stands, kind of the directory's count, bytes
 # of an entry (TIFF 6.0 and BigTIFF).
 TIFF_LAYOUTS = {
@@ -162,7 +165,7 @@ def _descriptive_entries(block: Image.Exif) -> dict[int, Any]:
 
 
 def upright(exif: bytes) -> bytes:
-    """The same EXIF block with its orientation set to 1, for pixels that stand upright, and without thumbnail.
+    """The same EXIF block for what is written here: upright, in sRGB, without thumbnail.
 
     The block is patched in place: maker notes, whose inner offsets would not survive a rewrite, stay as they are. The
     thumbnail showed the picture as it was, so its directory is unlinked. A block that cannot be read is given up, with
@@ -176,26 +179,77 @@ def upright(exif: bytes) -> bytes:
     block = bytearray(exif.removeprefix(EXIF_HEADER))
     try:
         stand_upright(memoryview(block))
+        with suppress(struct.error):  # a damaged inner directory tells no colour space either
+            _declare_srgb(memoryview(block))
     except (struct.error, KeyError) as error:
         logger.warning("the EXIF block cannot be read and is not carried over: %s", error)
         return b""
     return EXIF_HEADER + bytes(block)
 
 
+@dataclass(frozen=True)
+class _Directory:
+    """Where the entries of a TIFF's directory stand (TIFF 6.0, section 2; BigTIFF).
+
+    Args:
+        order: Byte order and kind of offsets, as `struct` has them.
+        offset: Kind of offsets.
+        entries: Where each entry begins, by its tag.
+        end: Where the last one ends.
+    """
+
+    order: str
+    offset: str
+    entries: dict[int, int]
+    end: int
+
+    def put_short(self, tiff: memoryview, tag: int, value: int) -> None:
+        """Make an entry that is there a SHORT of this value."""
+        if tag in self.entries:
+            layout = f"{self.order}H{self.offset}H"
+            struct.pack_into(layout, tiff, self.entries[tag] + 2, 3, 1, value)
+
+    def within(self, tiff: memoryview, tag: int) -> _Directory | None:
+        """The directory that an entry points to; None if there is no such entry."""
+        if tag not in self.entries:
+            return None
+        (where,) = struct.unpack_from(
+            self.order + self.offset, tiff, self.entries[tag] + 4 + struct.calcsize(self.offset)
+        )
+        return _directory(tiff, where)
+
+
+def _directory(tiff: memoryview, where: int | None = None) -> _Directory:
+    """The directory at an offset; None for the first one."""
+    order, offset, start, count_format, entry_bytes = TIFF_LAYOUTS[bytes(tiff[:4])]
+    if where is None:
+        (where,) = struct.unpack_from(order + offset, tiff, start)
+    (count,) = struct.unpack_from(order + count_format, tiff, where)
+    first = where + struct.calcsize(order + count_format)
+    places = range(first, first + entry_bytes * count, entry_bytes)
+    tags = {struct.unpack_from(order + "H", tiff, place)[0]: place for place in places}
+    return _Directory(order, offset, tags, first + entry_bytes * count)
+
+
 def stand_upright(tiff: memoryview) -> None:
-    """Set the orientation to 1 and the offset of the next directory to 0, in place (TIFF 6.0, section 2; BigTIFF).
+    """Set the orientation to 1 and the offset of the next directory to 0, in place.
 
     Args:
         tiff: A TIFF file, or the inside of an EXIF block, which is one.
     """
-    order, offset, start, count_format, entry_bytes = TIFF_LAYOUTS[bytes(tiff[:4])]
-    (directory,) = struct.unpack_from(order + offset, tiff, start)
-    (count,) = struct.unpack_from(order + count_format, tiff, directory)
-    first = directory + struct.calcsize(order + count_format)
-    end = first + entry_bytes * count
-    for entry in range(first, end, entry_bytes):
-        (tag,) = struct.unpack_from(order + "H", tiff, entry)
-        if tag == Base.Orientation:
-            struct.pack_into(order + "H" + offset + "H", tiff, entry + 2, 3, 1, 1)  # a SHORT, one of it, its value
-    if end + struct.calcsize(order + offset) <= len(tiff):
-        struct.pack_into(order + offset, tiff, end, 0)
+    first = _directory(tiff)
+    first.put_short(tiff, Base.Orientation, 1)
+    if first.end + struct.calcsize(first.order + first.offset) <= len(tiff):
+        struct.pack_into(first.order + first.offset, tiff, first.end, 0)
+
+
+def _declare_srgb(tiff: memoryview) -> None:
+    """Say sRGB where a block says Adobe RGB, which programs would believe (DCF 2.0: "R03" of the Interop directory)."""
+    camera = _directory(tiff).within(tiff, IFD.Exif)
+    if camera is None:
+        return
+    camera.put_short(tiff, Base.ColorSpace, 1)
+    interop = camera.within(tiff, IFD.Interop)
+    if interop is not None and INTEROP_INDEX in interop.entries:
+        value = interop.entries[INTEROP_INDEX] + 4 + struct.calcsize(interop.offset)
+        tiff[value : value + 4] = b"R98\x00"

@@ -16,6 +16,7 @@ from PIL import Image, TiffImagePlugin
 from torch import Tensor
 
 from bokehdiff.errors import InputError, MissingDependencyError
+from bokehdiff.images.colour import srgb_profile
 from bokehdiff.images.exif import EXIF_HEADER, tiff_entries, upright
 from bokehdiff.images.files import write_atomically
 
@@ -46,13 +47,15 @@ def save_image(
     """Write an image; an older file stays as it is until the new one is complete.
 
     Values are clamped to [0, 1] and rounded to the nearest step. The suffix says the format: .png, .tif, .jpg, .webp.
+    Each holds an ICC profile that says sRGB, so that programs that manage colours take the numbers for what they are.
 
     Args:
         path: File to write.
         image_srgb: Display values, RGB or RGBA with straight alpha.
         bit_depth: Bits per channel: 8, or 16 for PNG and TIFF.
         quality: 1 to 100, for JPEG and WebP; JPEG colours are not subsampled.
-        exif: EXIF block to carry over; its orientation is set to 1, since tensors stand upright.
+        exif: EXIF block to carry over; its orientation is set to 1, since tensors stand upright, its colour space to
+            sRGB.
         text: Note about the image, such as the settings it was made with: a PNG text chunk "Comment", a JPEG comment,
             a TIFF ImageDescription; WebP has no place for it, which is logged. None for none.
     """
@@ -62,7 +65,7 @@ def save_image(
     pixels = _quantised(path, image_srgb[0].permute(1, 2, 0), bit_depth)
     exif = upright(exif)
     if suffix == ".png":
-        encoded = _png(pixels, exif, text)
+        encoded = _png(pixels, exif, text, profile=srgb_profile())
     elif suffix in {".tif", ".tiff"}:
         encoded = _tiff(pixels, exif, text)
     else:
@@ -118,14 +121,16 @@ def _quantised(path: Path, values: Tensor, bit_depth: int) -> np.ndarray:
     return np.ascontiguousarray(rounded.numpy().astype(np.uint8 if bit_depth == 8 else np.uint16))
 
 
-def _png(pixels: np.ndarray, exif: bytes, text: str | None) -> bytes:
+def _png(pixels: np.ndarray, exif: bytes, text: str | None, *, profile: bytes = b"") -> bytes:
     """OpenCV's PNG, which has 16 bits per channel, with the chunks that OpenCV does not write."""
     import cv2
 
     order = {1: [0], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[pixels.shape[2]]
     done, encoded = cv2.imencode(".png", np.ascontiguousarray(pixels[..., order]))
     assert done  # noqa: S101  8 and 16-bit arrays of these shapes have a PNG
-    chunks = _png_chunk(b"eXIf", exif.removeprefix(EXIF_HEADER)) if exif else b""
+    # name and deflate as its method: PNG specification, section 11.3.2.3
+    chunks = _png_chunk(b"iCCP", b"sRGB\x00\x00" + zlib.compress(profile)) if profile else b""
+    chunks += _png_chunk(b"eXIf", exif.removeprefix(EXIF_HEADER)) if exif else b""
     if text is not None:
         # keyword, uncompressed, no language: PNG specification, section 11.3.3.4
         chunks += _png_chunk(b"iTXt", b"Comment\x00\x00\x00\x00\x00" + text.encode())
@@ -158,6 +163,8 @@ def _tiff(pixels: np.ndarray, exif: bytes, text: str | None) -> bytes:
     directory[TiffImagePlugin.SAMPLEFORMAT] = (1,) * channels  # unsigned
     if channels == 4:
         directory[TiffImagePlugin.EXTRASAMPLES] = 2  # straight alpha
+    directory.tagtype[TiffImagePlugin.ICCPROFILE] = 7  # bytes
+    directory[TiffImagePlugin.ICCPROFILE] = srgb_profile()
     if text is not None:
         directory.tagtype[TiffImagePlugin.IMAGEDESCRIPTION] = 2  # ASCII by the letter, UTF-8 by custom
         directory[TiffImagePlugin.IMAGEDESCRIPTION] = text.encode()
@@ -170,7 +177,7 @@ def _tiff(pixels: np.ndarray, exif: bytes, text: str | None) -> bytes:
 
 def _lossy(path: Path, pixels: np.ndarray, quality: int, exif: bytes, text: str | None) -> bytes:
     """JPEG or WebP by Pillow."""
-    options: dict[str, Any] = {"quality": quality, **({"exif": exif} if exif else {})}
+    options: dict[str, Any] = {"quality": quality, "icc_profile": srgb_profile(), **({"exif": exif} if exif else {})}
     if path.suffix.lower() == ".webp":
         options["format"] = "WEBP"
         if text is not None:

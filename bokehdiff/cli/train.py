@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-
+from bokehdiff.cli.training import until_stopped
 from bokehdiff.training.config import TrainConfig
-
-SIGNAL_STATUS = 128  # as a shell tells that a signal ended a program: 130 after Ctrl-C, 143 after SIGTERM
 
 OPTIONS = TrainConfig
 POSITIONAL = ()
@@ -26,15 +23,9 @@ def run(options: TrainConfig) -> int:
         print(to_yaml(options), end="")
         print(_expectations(options))
         return 0
-    from bokehdiff.training.endings import Stopped
     from bokehdiff.training.loop import train
 
-    try:
-        train(options)
-    except Stopped as asked:
-        print(f"bokehdiff train: {asked}", file=sys.stderr)
-        return SIGNAL_STATUS + asked.signal_number
-    return 0
+    return until_stopped(lambda: train(options), program="bokehdiff train")
 
 
 def _expectations(options: TrainConfig) -> str:

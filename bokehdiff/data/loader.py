@@ -78,6 +78,7 @@ def training_loader(
     n_workers: int = 0,
     rank: int = 0,
     world_size: int = 1,
+    prefetched: int | None = None,
 ) -> DataLoader[TrainBatch]:
     """Batches of samples, in order; a restart passes the number of the first sample it has not seen.
 
@@ -92,6 +93,7 @@ def training_loader(
         n_workers: Processes that make samples beside this one; changes speed, not the result.
         rank: Number of this process among those that train together.
         world_size: How many they are.
+        prefetched: Batches that each worker makes ahead; None for what torch does, 2. Changes speed and memory only.
     """
     batches = RankBatches(batch_size, first_sample, n_samples, rank, world_size)
     if first_sample + n_samples > len(dataset):
@@ -102,6 +104,7 @@ def training_loader(
         num_workers=n_workers,
         collate_fn=collate,
         worker_init_fn=worker_threads,
+        prefetch_factor=prefetched if n_workers else None,
         generator=torch.Generator().manual_seed(0),  # else each epoch would draw from the global generator
     )
 

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedType, set_seed
 
-from bokehdiff.data import (
-    ComposeOn,
-    OnTheFlyDataset,
-    PairedDataset,
-    SampleSource,
-    mix_in,
-    parse_sources,
-    preset,
-)
-from bokehdiff.errors import InputError, MissingDependencyError, at_fault
+from bokehdiff.data import OnTheFlyDataset, SampleSource, mix_in, parse_sources, preset
+from bokehdiff.errors import InputError, at_fault
 from bokehdiff.images import make_folder
 from bokehdiff.losses import PerceptualLoss
 from bokehdiff.models import (
@@ -33,106 +24,32 @@ from bokehdiff.models import (
     trainable_groups,
     use_xformers,
 )
+from bokehdiff.training.acceleration import HALF_PRECISION, build_accelerator
 from bokehdiff.training.averaging import Average
 from bokehdiff.training.checkpoint import list_checkpoints
 from bokehdiff.training.config import TrainConfig
 from bokehdiff.training.description import describe, write_description
 from bokehdiff.training.endings import StopRequest, refuse_full_disk
-from bokehdiff.training.held_out import HeldOut
+from bokehdiff.training.lora import LoraMethod
+from bokehdiff.training.material import composed_pairs, held_out_pairs, last_numbers
 from bokehdiff.training.memory import MemoryEstimate, estimate_memory
 from bokehdiff.training.memory import Recipe as MemoryRecipe
 from bokehdiff.training.network import AcceleratesGradients, Bare, Gradients, Network, trained_weights
 from bokehdiff.training.optimizers import adamw, learning_rate_course
+from bokehdiff.training.policy import LORA_POLICY
 from bokehdiff.training.publish import Destination, check_login
-from bokehdiff.training.sharding import prepare_sharded, prepare_whole, refuse_other_launchers, turn_sharding_on
+from bokehdiff.training.run import HeldOut, Length, Run
+from bokehdiff.training.sharding import prepare_sharded, prepare_whole, turn_sharding_on
 from bokehdiff.training.steps import Attention, Objective
 from bokehdiff.training.zero import (
     GradientsBesideZero,
     ZeroGradients,
     prepare_zero,
     tell_zero,
-    zero_is_asked_for,
-    zero_settings,
 )
 
-HALF_PRECISION = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 IN_SHARES = {DistributedType.FSDP, DistributedType.DEEPSPEED}
-WITHOUT_TRACKER = {"", "none"}
 BYTES_PER_TRAINED_WEIGHT = 20  # float32: itself, in the adapter too, its mean, and two moments
-
-
-@dataclass(frozen=True)
-class Length:
-    """How long a run is and how often it does what.
-
-    Args:
-        n_steps: Optimiser steps in all.
-        batch_size: Samples per batch and process.
-        n_samples_per_step: Samples per optimiser step over all processes and accumulated batches.
-        n_workers: Processes that compose samples.
-        compose_on: Where they are rendered.
-        checkpointing_steps: A checkpoint every so many steps.
-        checkpoints_kept: How many stay; None for all.
-        resume_from: "latest", a folder, or None.
-    """
-
-    n_steps: int
-    batch_size: int
-    n_samples_per_step: int
-    n_workers: int
-    compose_on: ComposeOn
-    checkpointing_steps: int
-    checkpoints_kept: int | None
-    resume_from: str | None
-
-
-@dataclass(frozen=True)
-class Run:
-    """Everything that training needs, built.
-
-    Args:
-        accelerator: Devices, precision, processes.
-        generator: The one-step generator with its optimiser.
-        discriminator: The discriminator with its own; None without a GAN.
-        prompt: The one prompt's embedding.
-        dataset: Training samples by number.
-        held_out: Pairs that training never sees.
-        objective: What the generator is asked for.
-        attention: How PISA is run.
-        length: How long, how often.
-        folder: The run's folder.
-        destination: Where the adapter is published; None if nowhere.
-        description: What is written beside the weights: base, recipe, versions.
-        config: The configuration as nested mappings, stored with each checkpoint.
-        stop: Whether somebody asked the run to stop.
-    """
-
-    accelerator: Accelerator
-    generator: Network[OneStepGenerator]
-    discriminator: Network[VisionAidedDiscriminator] | None
-    prompt: PromptEmbedding
-    dataset: SampleSource
-    held_out: HeldOut
-    objective: Objective
-    attention: Attention
-    length: Length
-    folder: Path
-    destination: Destination | None
-    description: dict[str, str]
-    config: dict[str, Any]
-    stop: StopRequest
-
-    @property
-    def networks(self) -> dict[str, Network[Any]]:
-        """What trains, by its name in a checkpoint."""
-        both: dict[str, Network[Any] | None] = {"generator": self.generator, "discriminator": self.discriminator}
-        return {name: network for name, network in both.items() if network is not None}
-
-    @property
-    def accumulated(self) -> list[torch.nn.Module]:
-        """Networks whose gradients wait for the last batch of a step; beside a sharded one, a small one's do not."""
-        waiting = [self.generator] if self.generator.is_sharded else self.networks.values()
-        return [network.module for network in waiting]
 
 
 def build(config: TrainConfig) -> Run:
@@ -155,22 +72,19 @@ def build(config: TrainConfig) -> Run:
     _refuse_full_disk(config, folder, [network.bare for network in (generator, discriminator) if network])
     if accelerator.is_main_process:
         write_description(folder, asdict(config))
+    model = config.model
+    attention = Attention(model.visibility, model.attention_dropout, config.run.seed, model.ablation)
     return Run(
         accelerator=accelerator,
-        generator=generator,
-        discriminator=discriminator,
-        prompt=prompt,
+        method=LoraMethod(generator, discriminator, prompt, objective, attention),
         dataset=dataset,
         held_out=held_out,
-        objective=objective,
-        attention=Attention(
-            config.model.visibility, config.model.attention_dropout, config.run.seed, config.model.ablation
-        ),
         length=_length(config, accelerator.num_processes),
         folder=folder,
         destination=destination,
-        description=describe(asdict(config)),
+        description=describe(asdict(config), base_and_lora(config)),
         config=asdict(config),
+        policy=LORA_POLICY,
         stop=StopRequest(),
     )
 
@@ -199,6 +113,24 @@ def estimate(config: TrainConfig) -> MemoryEstimate:
     )
 
 
+def base_and_lora(config: TrainConfig) -> dict[str, str]:
+    """What a reader of the adapter wants to know of its making.
+
+    Args:
+        config: Checked configuration.
+    """
+    model = config.model
+    return {
+        "base": model.pretrained_model_name_or_path,
+        "visibility": model.visibility,
+        "ablation": model.ablation,
+        "train_T": str(model.train_T),
+        "pisa_layers": model.pisa_layers,
+        "lora_rank": str(model.lora_rank),
+        "lora_alpha": f"{model.lora_alpha:g}",
+    }
+
+
 def _build_composed(config: TrainConfig, root: str, *, flag: str) -> OnTheFlyDataset:
     data = config.data
     composition = preset(
@@ -206,8 +138,7 @@ def _build_composed(config: TrainConfig, root: str, *, flag: str) -> OnTheFlyDat
         resolution_px=data.resolution,
         strength_range_px=(data.strength_min_px, data.strength_max_px),
     )
-    with at_fault(flag):
-        return OnTheFlyDataset(Path(root), seed=config.run.seed, composition=composition)
+    return composed_pairs(root, flag=flag, seed=config.run.seed, composition=composition)
 
 
 def _build_mixture(config: TrainConfig, composed: OnTheFlyDataset) -> SampleSource:
@@ -224,58 +155,33 @@ def _build_mixture(config: TrainConfig, composed: OnTheFlyDataset) -> SampleSour
 def _build_held_out(config: TrainConfig, composed: OnTheFlyDataset) -> HeldOut:
     """Pairs of their own folder, or the very last composed of the training folder, which no run reaches."""
     validation = config.validation
-    where, flag = validation.validation_data_dir, "--validation-data-dir"
-    n_wanted = validation.validation_samples
-    source: SampleSource = composed
-    numbers = tuple(len(composed) - 1 - index for index in range(n_wanted))
-    if where is not None:
-        with at_fault(flag):
-            is_pairs = ":" in where and not Path(where).exists()
-            source = _build_pairs(where) if is_pairs else _build_composed(config, where, flag=flag)
-        numbers = tuple(range(min(n_wanted, len(source))))
-    return HeldOut(source, numbers, validation.validation_steps, config.run.preview_steps)
-
-
-def _build_pairs(where: str) -> PairedDataset:
-    """Whole photographs whose lens is known, each once."""
-    (spec,) = parse_sources(where)
-    pairs = PairedDataset(spec.root, layout=spec.layout, split="val")
-    if not pairs.knows_lens:
-        raise InputError(
-            f"pairs in the layout {spec.layout!r} tell neither focus nor strength, which this network needs"
-        )
-    return pairs
+    last = last_numbers(composed, validation.validation_samples)
+    return held_out_pairs(
+        validation.validation_data_dir,
+        HeldOut(composed, last, validation.validation_steps, config.run.preview_steps),
+        n_wanted=validation.validation_samples,
+        compose=lambda root: _build_composed(config, root, flag="--validation-data-dir"),
+        needs_lens=True,
+    )
 
 
 def _build_accelerator(config: TrainConfig, folder: Path) -> Accelerator:
-    tracker = None if config.run.report_to in WITHOUT_TRACKER else config.run.report_to
-    there = sorted(str(name) for name in get_available_trackers())
-    if tracker is not None and tracker not in there:
-        raise MissingDependencyError(
-            f"no tracker called {tracker!r} is installed; there are {', '.join(there)}, and none", flag="--report-to"
-        )
-    refuse_other_launchers()
-    by_zero = zero_is_asked_for()
-    settings: dict[str, Any] = zero_settings() if by_zero else {"mixed_precision": config.run.mixed_precision}
-    accelerator = Accelerator(
-        # Else several processes without a GPU would not find each other; DeepSpeed is told its own way.
-        cpu=not by_zero and not torch.accelerator.is_available(),
-        **settings,
-        gradient_accumulation_steps=config.run.gradient_accumulation_steps,
-        log_with=tracker,
-        project_dir=folder,
+    run = config.run
+    accelerator = build_accelerator(
+        folder,
+        mixed_precision=run.mixed_precision,
+        n_accumulated=run.gradient_accumulation_steps,
+        report_to=run.report_to,
+        allow_tf32=run.allow_tf32,
     )
     turn_sharding_on(accelerator)
+    by_zero = accelerator.distributed_type == DistributedType.DEEPSPEED
     if by_zero:
-        tell_zero(accelerator, batch_size=config.run.train_batch_size, max_grad_norm=config.optimizer.max_grad_norm)
+        tell_zero(accelerator, batch_size=run.train_batch_size, max_grad_norm=config.optimizer.max_grad_norm)
     if accelerator.distributed_type in IN_SHARES and config.optimizer.use_8bit_adam:
         raise InputError("bitsandbytes cannot step weights in shares: leave it out", flag="--use-8bit-adam")
-    if by_zero and config.run.mixed_precision == "fp16":
+    if by_zero and run.mixed_precision == "fp16":
         raise InputError("fp16's loss scaling does not go with DeepSpeed here: bf16 or no", flag="--mixed-precision")
-    if config.run.mixed_precision == "fp16" and accelerator.device.type == "cpu":
-        raise InputError("fp16 needs a GPU: on a CPU train with bf16 or no", flag="--mixed-precision")
-    torch.backends.cuda.matmul.allow_tf32 = config.run.allow_tf32
-    torch.backends.cudnn.allow_tf32 = config.run.allow_tf32
     return accelerator
 
 

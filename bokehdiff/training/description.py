@@ -20,21 +20,15 @@ VERSIONS_OF = ("torch", "diffusers", "transformers", "peft", "accelerate", "nump
 NOT_FOR_STRANGERS = ("data_dir", "output_dir", "_weights", "mix_in")  # places on this machine
 
 
-def describe(config: Mapping[str, Any]) -> dict[str, str]:
-    """What a reader of the adapter wants to know of its making.
+def describe(config: Mapping[str, Any], facts: Mapping[str, str]) -> dict[str, str]:
+    """What is written beside trained weights.
 
     Args:
         config: The run's configuration as nested mappings.
+        facts: What a reader wants to know first, by name.
     """
-    model = config["model"]
     return {
-        "base": model["pretrained_model_name_or_path"],
-        "visibility": model["visibility"],
-        "ablation": model["ablation"],
-        "train_T": str(model["train_T"]),
-        "pisa_layers": model["pisa_layers"],
-        "lora_rank": str(model["lora_rank"]),
-        "lora_alpha": f"{model['lora_alpha']:g}",
+        **facts,
         "seed": str(config["run"]["seed"]),
         "config": json.dumps(_for_strangers(config)),
         "versions": " ".join(f"{name}={metadata.version(name)}" for name in VERSIONS_OF),

@@ -9,21 +9,20 @@ import signal
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from tqdm.auto import tqdm
 
-from bokehdiff.attention import training_hardness
 from bokehdiff.data import TrainBatch, training_batches
 from bokehdiff.errors import at_fault
 from bokehdiff.images import make_folder, save_image
-from bokehdiff.models import AdapterTensors, adapter_tensors, write_adapter
-from bokehdiff.training.build import Run, build
+from bokehdiff.training.build import build
 from bokehdiff.training.checkpoint import Progress, find_checkpoint, save_checkpoint, whole_or_not_at_all
 from bokehdiff.training.config import TrainConfig, check_config
 from bokehdiff.training.endings import Stopped, memory_errors_told, signal_name
 from bokehdiff.training.held_out import BEST_PREFIX, SCORES_FILE, best_so_far, measure, picture
 from bokehdiff.training.policy import compare_configs, flat_fields
-from bokehdiff.training.publish import model_card, push, write_card
+from bokehdiff.training.publish import push
 from bokehdiff.training.records import (
     VALIDATION_FILE,
     Tally,
@@ -32,12 +31,11 @@ from bokehdiff.training.records import (
     last_scores,
     truncate_records,
 )
-from bokehdiff.training.steps import discriminator_step, generator_step, pisa_inputs
+from bokehdiff.training.run import Run
 from bokehdiff.training.watch import refuse_disagreement, refuse_divergence
 
 logger = logging.getLogger(__name__)
 
-ADAPTER_FOLDER = "adapter"
 TRACKED_RUN = "logs"
 
 
@@ -55,17 +53,20 @@ def train(config: TrainConfig) -> Path:
     """
     check_config(config)
     with memory_errors_told():
-        run = build(config)
-        with run.stop.listening():
-            return train_run(run)
+        return train_run(build(config))
 
 
 def train_run(run: Run) -> Path:
-    """Train what was built, from where it stands to its last step.
+    """Train what was built, from where it stands to its last step; signals ask it to stop after a step.
 
     Args:
-        run: From `build`.
+        run: Of any method.
     """
+    with run.stop.listening():
+        return _train_run(run)
+
+
+def _train_run(run: Run) -> Path:
     progress = resume(run)
     start_tracker(run, progress)
     bar = progress_bar(run, progress)
@@ -97,8 +98,8 @@ def resume(run: Run) -> Progress:
         checkpoint = find_checkpoint(run.folder, run.length.resume_from)
         if checkpoint is None:
             return Progress()
-        compare_configs(checkpoint.config, run.config)
-    for name, part in run.networks.items():
+        compare_configs(checkpoint.config, run.config, run.policy)
+    for name, part in run.method.networks.items():
         if name in checkpoint.states:
             part.load_state(checkpoint.states[name])
         else:
@@ -147,34 +148,19 @@ def batches(run: Run, progress: Progress) -> Iterator[TrainBatch]:
         n_workers=run.length.n_workers,
         rank=run.accelerator.process_index,
         world_size=run.accelerator.num_processes,
+        prefetched=run.length.prefetched,
     )
 
 
 def optimise(run: Run, batch: TrainBatch, progress: Progress, tally: Tally) -> None:
-    """One batch through both networks: the generator first, then the discriminator on what it made."""
-    accelerator = run.accelerator
-    with accelerator.accumulate(*run.accumulated):
-        hardness = training_hardness(progress.n_samples_seen)
-        pisa = pisa_inputs(batch, run.generator.bare, run.attention, hardness=hardness)
-        feels_gan = progress.n_steps >= run.objective.gan_step
-        prediction_srgb, losses, norm = generator_step(
-            run.generator, batch, run.objective, accelerator, pisa=pisa, prompt=run.prompt,
-            discriminator=run.discriminator if feels_gan else None,
-        )  # fmt: skip
-        if run.discriminator is None:
-            tally.add(batch, losses.parts(), generator=norm)
-            return
-        critics_loss, critics_norm = discriminator_step(
-            run.discriminator, prediction_srgb, batch, accelerator, kind=run.objective.gan_kind
-        )
-        tally.add(
-            batch, losses.parts() | {"discriminator": critics_loss}, generator=norm, discriminator=critics_norm
-        )  # fmt: skip
+    """One batch through all networks of the method."""
+    with run.accelerator.accumulate(*run.method.accumulated):
+        run.method.step(batch, progress, run.accelerator, tally)
 
 
 def log(run: Run, progress: Progress, numbers: Mapping[str, float], bar: tqdm) -> None:
     """Tell the terminal, the log file and the tracker."""
-    rates = {"learning_rate": run.generator.schedule.get_last_lr()[0]}
+    rates = {"learning_rate": run.method.main.schedule.get_last_lr()[0]}
     waited = numbers["data_wait_s"] * numbers["samples_per_s"] / run.length.n_samples_per_step
     bar.set_postfix_str(
         f"loss {numbers['loss']:.4f}, PSNR {numbers['psnr']:.2f} dB, {numbers['samples_per_s']:.2f} samples/s, "
@@ -193,13 +179,10 @@ def is_due(progress: Progress, every_steps: int) -> bool:
 
 
 def validate(run: Run, progress: Progress) -> None:
-    """Measure held-out pairs; keep the adapter if it is the best so far."""
-    scores = measure(
-        run.held_out, run.generator, run.accelerator,
-        attention=run.attention, prompt=run.prompt, perceptual=run.objective.perceptual,
-    )  # fmt: skip
+    """Measure held-out pairs; keep the weights if they are the best so far."""
+    scores = measure(run.held_out, run.method, run.accelerator)
     run.accelerator.log(scores, step=progress.n_samples_seen)
-    tensors = handed_over(run)
+    tensors = run.method.handed_over()
     if not run.accelerator.is_main_process:
         return
     told = ", ".join(f"{name.removeprefix('validation_').upper()} {value:.4f}" for name, value in scores.items())
@@ -216,10 +199,10 @@ def validate(run: Run, progress: Progress) -> None:
 
 
 def preview(run: Run, progress: Progress) -> None:
-    """Draw input, circle of confusion, prediction and target of samples that training never sees."""
-    if not (run.accelerator.is_main_process or run.generator.is_sharded):
+    """Draw input, prediction and target of samples that training never sees."""
+    if not (run.accelerator.is_main_process or run.method.main.is_sharded):
         return
-    sheet = picture(run.held_out, run.generator, run.accelerator.device, attention=run.attention, prompt=run.prompt)
+    sheet = picture(run.held_out, run.method, run.accelerator.device)
     if run.accelerator.is_main_process:
         save_image(run.folder / f"preview_{progress.n_steps:08d}.png", sheet)
         draw_loss_curve(run.folder)
@@ -228,7 +211,7 @@ def preview(run: Run, progress: Progress) -> None:
 def save(run: Run, progress: Progress) -> None:
     """Write a checkpoint, after all processes agree on what they trained; the others wait for it."""
     refuse_disagreement(run)
-    tensors, states = handed_over(run), {name: part.state() for name, part in run.networks.items()}
+    tensors, states = run.method.handed_over(), {name: part.state() for name, part in run.method.networks.items()}
     if run.accelerator.is_main_process:
         if run.accelerator.scaler is not None:
             states["scaler"] = run.accelerator.scaler.state_dict()
@@ -251,34 +234,24 @@ def end_early(run: Run, progress: Progress) -> None:
 
 
 def finish(run: Run, progress: Progress) -> Path:
-    """Leave the last checkpoint, the adapter with its card, and the loss curve; publish if that was asked for."""
+    """Leave the last checkpoint, the result with what it is, and the loss curve; publish if that was asked for."""
     save(run, progress)
-    tensors = handed_over(run)
+    tensors = run.method.handed_over()
     if run.accelerator.is_main_process:
-        folder = make_folder(run.folder / ADAPTER_FOLDER)
+        folder = make_folder(run.folder / run.method.result_name)
         write(run, progress, tensors, folder, last_scores(run.folder))
         draw_loss_curve(run.folder)
-        logger.info("Adapter, log and pictures are in %s", run.folder)
+        logger.info("The result, its log and pictures are in %s", run.folder)
         if run.destination:
             logger.info("Published: %s", push(folder, run.destination))
     run.accelerator.end_training()
     return run.folder
 
 
-def handed_over(run: Run) -> AdapterTensors:
-    """The trained parts as they are handed over; all processes together."""
-    with run.generator.as_handed_over() as generator:
-        return adapter_tensors(generator.unet, generator.vae)
-
-
-def write(
-    run: Run, progress: Progress, tensors: AdapterTensors, folder: Path, scores: Mapping[str, float] | None = None
-) -> None:
-    """The adapter with what it is; with scores, a card and the scores beside it."""
+def write(run: Run, progress: Progress, tensors: Any, folder: Path, scores: Mapping[str, float] | None = None) -> None:
+    """What is handed over, with what it is; with scores, those beside it."""
     told = run.description | {"n_samples_seen": str(progress.n_samples_seen), "n_steps": str(progress.n_steps)}
-    write_adapter(folder, tensors, metadata=told)
-    if scores is not None:
-        name = run.destination.repository if run.destination else folder.name
-        write_card(folder, model_card(told, scores, name=name))
+    name = run.destination.repository if run.destination else folder.name
+    run.method.write(folder, tensors, told, scores, name=name)
     if scores:
         (folder / SCORES_FILE).write_text(json.dumps(dict(scores)) + "\n", encoding="utf-8")

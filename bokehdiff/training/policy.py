@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from bokehdiff.errors import ConfigError
@@ -76,6 +77,22 @@ NOTED = frozenset(
 )
 
 
+@dataclass(frozen=True)
+class Policy:
+    """Which fields of a configuration may differ from the checkpoint's; all others may not.
+
+    Args:
+        free: Those that change no trained weight beyond rounding.
+        noted: Those that change what is learned from here on; told with before and after.
+    """
+
+    free: frozenset[str]
+    noted: frozenset[str]
+
+
+LORA_POLICY = Policy(FREE, NOTED)
+
+
 def flat_fields(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Dotted name and value of every field of a configuration.
 
@@ -90,26 +107,27 @@ def flat_fields(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[s
             yield f"{prefix}{name}", value
 
 
-def compare_configs(stored: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+def compare_configs(stored: Mapping[str, Any], now: Mapping[str, Any], policy: Policy = LORA_POLICY) -> None:
     """Refuse to go on where the trained thing would be another; tell what will be done otherwise from here on.
 
     Args:
         stored: The checkpoint's configuration, as nested mappings.
         now: This run's.
+        policy: What may differ.
 
     Raises:
         ConfigError: With every field that may not differ.
     """
     before, after = dict(flat_fields(stored)), dict(flat_fields(now))
     differing = [name for name in after if name in before and _plain(before[name]) != _plain(after[name])]
-    fixed = [name for name in differing if name not in FREE | NOTED]
+    fixed = [name for name in differing if name not in policy.free | policy.noted]
     if fixed:
         raise ConfigError(
             [f"{_flag(name)} was {before[name]} in the checkpoint and is {after[name]} now" for name in fixed]
             + ["pass what it was made with, or train into another --output-dir"]
         )
     for name in differing:
-        if name in NOTED:
+        if name in policy.noted:
             logger.warning(
                 "From here on %s is %s; until the checkpoint it was %s", _flag(name), after[name], before[name]
             )

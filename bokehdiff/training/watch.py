@@ -9,10 +9,10 @@ import torch
 from accelerate.utils import gather_object
 
 from bokehdiff.errors import BokehDiffError
-from bokehdiff.training.build import Run
 from bokehdiff.training.checkpoint import Progress
 from bokehdiff.training.endings import FAILURE_FILE, DivergenceError, write_failure
 from bokehdiff.training.records import Tally
+from bokehdiff.training.run import Run
 
 WORST_MSE = 4.0  # of pictures in [-1, 1]: black where white should be, everywhere; beyond it a network has exploded
 
@@ -43,7 +43,7 @@ def refuse_disagreement(run: Run) -> None:
 
     Weights in shares are there once and cannot disagree.
     """
-    alike = [part.trained.values() for part in run.networks.values() if not part.is_sharded]
+    alike = [part.trained.values() for part in run.method.networks.values() if not part.is_sharded]
     sums = [weight.detach().double().sum() for weights in alike for weight in weights]
     if not sums:
         return

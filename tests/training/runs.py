@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from bokehdiff.training import loop
 from bokehdiff.training.config import (
     DataConfig,
     LossConfig,
@@ -18,6 +17,7 @@ from bokehdiff.training.config import (
     TrainConfig,
     ValidationConfig,
 )
+from bokehdiff.training.lora import ADAPTER_FOLDER
 from bokehdiff.training.records import TIMINGS, read_records
 
 SIZE_PX = 64
@@ -48,7 +48,7 @@ def config_for(tiny_base: Path, training_set: Path, run_dir: Path, **fields: Any
 
 def adapter_tensors(run_dir: Path) -> dict[str, torch.Tensor]:
     """All that the finished adapter holds."""
-    files = sorted((run_dir / loop.ADAPTER_FOLDER).glob("*.safetensors"))
+    files = sorted((run_dir / ADAPTER_FOLDER).glob("*.safetensors"))
     return {f"{file.name}/{name}": tensor for file in files for name, tensor in load_file(file).items()}
 
 

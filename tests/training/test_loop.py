@@ -26,7 +26,8 @@ from bokehdiff.training import loop
 from bokehdiff.training.build import build
 from bokehdiff.training.checkpoint import Progress, list_checkpoints, load_checkpoint
 from bokehdiff.training.endings import DivergenceError, Stopped
-from bokehdiff.training.held_out import measure, predict
+from bokehdiff.training.held_out import measure
+from bokehdiff.training.lora import ADAPTER_FOLDER, predict
 from bokehdiff.training.records import VALIDATION_FILE, Tally, read_records
 from bokehdiff.training.watch import refuse_divergence
 from tests.data.test_pairs import blb
@@ -63,15 +64,13 @@ def test_what_is_measured_is_what_the_saved_adapter_does(whole, tiny_base, train
     stored = json.loads((best / "validation.json").read_text())
     assert stored["validation_psnr"] == max(score["validation_psnr"] for score in scores)
     run = build(config_for(tiny_base, training_set, tmp_path / "fresh"))
-    load_adapter(best, run.generator.bare.unet, run.generator.bare.vae)
-    measured = measure(
-        run.held_out, run.generator, run.accelerator, attention=run.attention, prompt=run.prompt, perceptual=None
-    )
+    load_adapter(best, run.method.generator.bare.unet, run.method.generator.bare.vae)
+    measured = measure(run.held_out, run.method, run.accelerator)
     assert measured == pytest.approx(stored, rel=1e-5)
 
 
 def test_the_adapter_holds_the_trained_parts_and_says_what_it_is(whole, tiny_base):
-    file = whole / loop.ADAPTER_FOLDER / "pytorch_lora_weights.safetensors"
+    file = whole / ADAPTER_FOLDER / "pytorch_lora_weights.safetensors"
     lora = load_file(file)
     assert all(".lora_A." in name or ".lora_B." in name for name in lora)
     assert any(tensor.abs().sum() > 0 for name, tensor in lora.items() if ".lora_B." in name), "it has learned"
@@ -83,7 +82,7 @@ def test_the_adapter_holds_the_trained_parts_and_says_what_it_is(whole, tiny_bas
     recipe = json.loads(about["config"])
     assert recipe["optimizer"]["ema_decay"] == 0.9
     assert "train_data_dir" not in recipe["data"], "places on this machine are nobody's business"
-    card = (whole / loop.ADAPTER_FOLDER / "README.md").read_text()
+    card = (whole / ADAPTER_FOLDER / "README.md").read_text()
     assert f"base_model: {tiny_base}" in card
     assert "PSNR" in card
 
@@ -141,18 +140,20 @@ def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(
 
 def test_only_what_should_train_trains_and_all_of_it(config):
     run = build(replace(config, optimizer=replace(config.optimizer, lr_warmup_steps=0)))  # else the first step stands
-    before = {name: tensor.clone() for name, tensor in run.generator.bare.state_dict().items()}
+    before = {name: tensor.clone() for name, tensor in run.method.generator.bare.state_dict().items()}
     progress, tally, with_gradient = Progress(), Tally(), set()
     for batch in loop.batches(run, progress):
         loop.optimise(run, batch, progress, tally)
-        moved = run.generator.optimizer.optimizer.state
-        with_gradient |= {name for name, weight in run.generator.trained.items() if moved[weight]["exp_avg"].any()}
+        moved = run.method.generator.optimizer.optimizer.state
+        with_gradient |= {
+            name for name, weight in run.method.generator.trained.items() if moved[weight]["exp_avg"].any()
+        }
         progress = progress.after_step(1)
-    after = run.generator.bare.state_dict()
+    after = run.method.generator.bare.state_dict()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
-    assert changed == run.generator.trained.keys(), "all that is trained, and bit for bit nothing else"
+    assert changed == run.method.generator.trained.keys(), "all that is trained, and bit for bit nothing else"
     # A softmax over keys does not see what the same bias adds to all of them.
-    assert {name for name in run.generator.trained if name not in with_gradient} <= {
+    assert {name for name in run.method.generator.trained if name not in with_gradient} <= {
         "vae.encoder.mid_block.attentions.0.to_k.bias"
     }
     assert any("lora_A" in name for name in changed)
@@ -163,10 +164,10 @@ def test_only_what_should_train_trains_and_all_of_it(config):
 @pytest.mark.parametrize("opt_vae", [True, False])
 def test_the_vae_trains_at_a_tenth_of_the_rate_or_not_at_all(config, opt_vae):
     run = build(replace(config, model=replace(config.model, opt_vae=opt_vae)))
-    groups = run.generator.optimizer.optimizer.param_groups
+    groups = run.method.generator.optimizer.optimizer.param_groups
     assert [group["initial_lr"] for group in groups] == ([1e-3, 1e-4] if opt_vae else [1e-3])
-    assert any(name.startswith("vae.") for name in run.generator.trained) is opt_vae
-    assert {weight.dtype for weight in run.generator.trained.values()} == {torch.float32}
+    assert any(name.startswith("vae.") for name in run.method.generator.trained) is opt_vae
+    assert {weight.dtype for weight in run.method.generator.trained.values()} == {torch.float32}
 
 
 def test_two_batches_accumulated_are_one_of_twice_the_size(tiny_base, training_set, tmp_path):
@@ -205,8 +206,8 @@ def quick_learner(tiny_base, training_set, tmp_path):
 
 def drawn(run, batch) -> torch.Tensor:
     """Without training's soft discs."""
-    with run.generator.as_handed_over() as generator, torch.no_grad():
-        return predict(generator, batch, run.attention, run.prompt)
+    with run.method.generator.as_handed_over() as generator, torch.no_grad():
+        return predict(generator, batch, run.method.attention, run.method.prompt)
 
 
 def test_one_composite_is_learned_by_heart(quick_learner):
@@ -222,12 +223,12 @@ def test_a_picture_that_the_network_can_draw_is_learned_by_heart(quick_learner):
     """What the same network draws of a composite with other trained weights: 15 dB, above 22 after sixteen steps."""
     run = quick_learner
     batch = collate([run.dataset[0]])
-    own = {name: weight.detach().clone() for name, weight in run.generator.trained.items()}
+    own = {name: weight.detach().clone() for name, weight in run.method.generator.trained.items()}
     with torch.no_grad():
-        for weight in run.generator.trained.values():
+        for weight in run.method.generator.trained.values():
             weight += 0.3 * weight.std().clamp_min(0.05) * torch.randn_like(weight)
         target_srgb = drawn(run, batch)
-        for name, weight in run.generator.trained.items():
+        for name, weight in run.method.generator.trained.items():
             weight.copy_(own[name])
     batch = replace(batch, target_srgb=target_srgb)
     assert float(psnr(drawn(run, batch), target_srgb)) < 17.0, "it is another picture"
@@ -238,13 +239,13 @@ def test_a_picture_that_the_network_can_draw_is_learned_by_heart(quick_learner):
 
 def test_loss_that_is_no_number_stops_the_run_touches_no_weight_and_names_the_samples(config, monkeypatch):
     run = build(replace(config, run=replace(config.run, gradient_accumulation_steps=2)))
-    before = {name: weight.detach().clone() for name, weight in run.generator.trained.items()}
+    before = {name: weight.detach().clone() for name, weight in run.method.generator.trained.items()}
     good = [run.dataset[n] for n in (0, 1)]
     broken = replace(collate([good[1]]), target_srgb=good[1].target_srgb[None] * math.nan)
     monkeypatch.setattr(loop, "batches", lambda *_: iter([collate([good[0]]), broken]))
     with pytest.raises(DivergenceError, match=r"loss is nan at step 0, samples \[0, 1\].*newest checkpoint is kept"):
         loop.train_run(run)
-    assert all(torch.equal(weight, before[name]) for name, weight in run.generator.trained.items())
+    assert all(torch.equal(weight, before[name]) for name, weight in run.method.generator.trained.items())
     record = json.loads((run.folder / "diverged.json").read_text())
     assert [batch["samples"] for batch in record["batches"]] == [[0], [1]]
     assert math.isnan(record["batches"][1]["losses"]["loss"])
@@ -395,10 +396,10 @@ def test_what_does_not_go_with_shares_is_refused(config, monkeypatch):
 
 def test_half_precision_keeps_trained_weights_exact_and_the_vae_out_of_it(config, another_precision):
     run = build(replace(config, run=replace(config.run, mixed_precision="bf16")))
-    generator = run.generator.bare
+    generator = run.method.generator.bare
     frozen = {name: weight for name, weight in generator.unet.named_parameters() if not weight.requires_grad}
     assert {weight.dtype for weight in frozen.values()} == {torch.bfloat16}
-    assert {weight.dtype for weight in (*run.generator.trained.values(), *generator.vae.parameters())} == {
+    assert {weight.dtype for weight in (*run.method.generator.trained.values(), *generator.vae.parameters())} == {
         torch.float32
     }
     seen = {}
@@ -408,7 +409,7 @@ def test_half_precision_keeps_trained_weights_exact_and_the_vae_out_of_it(config
         loop.optimise(run, batch, Progress(), Tally())
         break
     assert seen == {"unet": torch.bfloat16, "vae": torch.float32}
-    moments = run.generator.optimizer.optimizer.state[next(iter(run.generator.trained.values()))]
+    moments = run.method.generator.optimizer.optimizer.state[next(iter(run.method.generator.trained.values()))]
     assert moments["exp_avg"].dtype == torch.float32
 
 

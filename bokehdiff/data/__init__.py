@@ -18,7 +18,7 @@ from bokehdiff.data.loader import RankBatches, SampleSource, training_loader
 from bokehdiff.data.pairs import Layout, Pair, PairPaths, Split, find_pairs, load_pair
 from bokehdiff.data.recipe import Ground, Recipe, Shadow, Shot, Subject, Told, draw_recipe
 from bokehdiff.data.samples import TrainBatch, TrainSample, collate
-from bokehdiff.data.scenes import Scene, ScenePaths, find_scenes, load_scene
+from bokehdiff.data.scenes import Scene, ScenePaths, find_photographs, find_scenes, load_scene
 from bokehdiff.data.sources import MixedDataset, PairedDataset, SourceSpec, mix_in, parse_sources
 from bokehdiff.data.synthetic import (
     SMALLEST_SYNTHETIC_PX,
@@ -26,6 +26,7 @@ from bokehdiff.data.synthetic import (
     synthetic_foreground,
     write_training_set,
 )
+from bokehdiff.data.turning import turned
 
 __all__ = [
     "SMALLEST_SYNTHETIC_PX",
@@ -62,6 +63,7 @@ __all__ = [
     "compose",
     "draw_recipe",
     "find_pairs",
+    "find_photographs",
     "find_scenes",
     "find_training_folders",
     "load_background",
@@ -77,6 +79,7 @@ __all__ = [
     "synthetic_foreground",
     "training_batches",
     "training_loader",
+    "turned",
     "write_pictures",
     "write_training_set",
 ]

@@ -239,11 +239,13 @@ _FINDERS: dict[str, Callable[[Path, str, Split], list[PairPaths]]] = {
 }
 
 
-def load_pair(paths: PairPaths) -> Pair:
+def load_pair(paths: PairPaths, *, width_multiple: int = 1) -> Pair:
     """Read a pair; light (EXR) becomes display values, clipped at white.
 
     Args:
         paths: Where it lies.
+        width_multiple: Cut photographs at the right to a multiple of this [px]; with 64, EBB!'s maps of depth, which
+            are half as wide, fit without being stretched.
     """
     image, target = load_photo(paths.image), load_photo(paths.target)
     if image.size_hw != target.size_hw:
@@ -252,31 +254,42 @@ def load_pair(paths: PairPaths) -> Pair:
             f"{paths.target} has {target_width} x {target_height} pixels, {paths.image} has {width} x {height}: a pair "
             "needs the same size"
         )
-    disparity, lens = _geometry(paths, image.size_hw)
+    height, width = image.size_hw
+    width -= width % width_multiple
+    if width < 1:
+        raise InputError(f"{paths.image} is {image.size_hw[1]} px wide: narrower than the multiple {width_multiple}")
+    disparity, lens = _geometry(paths, (height, width), image.size_hw)
     return Pair(
-        image_srgb=image.image_srgb[0].clamp(0.0, 1.0),
-        target_srgb=target.image_srgb[0].clamp(0.0, 1.0),
+        image_srgb=image.image_srgb[0, ..., :width].clamp(0.0, 1.0),
+        target_srgb=target.image_srgb[0, ..., :width].clamp(0.0, 1.0),
         disparity=disparity,
         lens=lens,
         f_number=paths.f_number,
     )
 
 
-def _geometry(paths: PairPaths, size_hw: tuple[int, int]) -> tuple[Float[Tensor, "h w"] | None, Lens | None]:
-    """Disparity in [0, 1] at the photographs' size, and the lens for it."""
+def _geometry(
+    paths: PairPaths, size_hw: tuple[int, int], whole_hw: tuple[int, int]
+) -> tuple[Float[Tensor, "h w"] | None, Lens | None]:
+    """Disparity in [0, 1] at the size that the photographs are cut to, and the lens for it."""
     path = paths.disparity or paths.depth
     if path is None:
         return None, None
     stored = load_disparity(path)
-    rounding_px = EBB_ROUNDING_PX if path.parent.name == EBB_DEPTH_DIRNAME else ROUNDING_PX
+    in_ebb = path.parent.name == EBB_DEPTH_DIRNAME
+    rounding_px = EBB_ROUNDING_PX if in_ebb else ROUNDING_PX
+    # EBB!'s maps were made of photographs that were cut; others show the whole, and are cut with it.
+    map_hw = size_hw if in_ebb else whole_hw
+
+    def at_size(image_map: Float[Tensor, "1 mh mw"]) -> Float[Tensor, "h w"]:
+        whole = fitted(image_map, map_hw, path=path, photograph=paths.image, rounding_px=rounding_px)
+        return whole[0, : size_hw[0], : size_hw[1]]
+
     if path == paths.disparity:
-        image_map = fitted(
-            normalise_disparity(stored), size_hw, path=path, photograph=paths.image, rounding_px=rounding_px
-        )
-        return image_map[0], None
+        return at_size(normalise_disparity(stored)), None
     if not float(stored.min()) > 0:
         raise InputError(f"{path}: depth must be above 0; got {float(stored.min()):g}")
-    metric = fitted(1.0 / stored, size_hw, path=path, photograph=paths.image, rounding_px=rounding_px)[0]
+    metric = at_size(1.0 / stored)
     farthest, nearest = (float(edge) for edge in metric.aminmax())
     nearest = nearest if nearest > farthest else 2 * farthest  # a wall that faces the camera
     disparity = (metric - farthest) / (nearest - farthest)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
 
 from bokehdiff.errors import InputError
 
-Purpose = Literal["sample", "foreground", "background", "pair", "source", "told", "grain", "picture", "crop"]
+Purpose = Literal[
+    "sample", "foreground", "background", "pair", "source", "told", "grain", "picture", "crop", "turn", "buffer"
+]
 _STREAMS: dict[Purpose, int] = {
     "sample": 0, "foreground": 1, "background": 2, "pair": 3, "source": 4, "told": 5, "grain": 6, "picture": 7,
-    "crop": 8,
+    "crop": 8, "turn": 9, "buffer": 10,
 }  # fmt: skip
 _KEY_LIMIT = 2**64  # Philox takes two words of 64 bits as its key
 _MASK = _KEY_LIMIT - 1
@@ -58,6 +61,36 @@ def shuffled(n: int, size: int, *, seed: int) -> int:
         card = _encrypted(card, keys, half)
         if card < size:
             return card
+
+
+@lru_cache(maxsize=4)
+def _through_buffer(size: int, buffer: int, seed: int, deck: int) -> tuple[int, ...]:
+    rng = generator_for(seed, deck, purpose="buffer")
+    waiting, order = list(range(min(buffer, size))), []
+    for coming in range(len(waiting), size):
+        drawn = int(rng.integers(len(waiting)))
+        order.append(waiting[drawn])
+        waiting[drawn] = coming
+    rng.shuffle(waiting)
+    return (*order, *waiting)
+
+
+def shuffled_in_buffer(n: int, size: int, buffer: int, *, seed: int) -> int:
+    """Item `n` of an endless row of decks of `size` cards, each shuffled through a buffer as tf.data does it.
+
+    A deck passes through a buffer of so many cards in its order; each card that is dealt is drawn from the buffer, and
+    the next of the deck takes its place. So card c comes no earlier than place c - buffer + 1.
+
+    Args:
+        n: Place in the row, from 0.
+        size: Cards of a deck, at least 1.
+        buffer: Cards in the buffer, at least 1, which shuffles nothing.
+        seed: Another seed gives other shuffles.
+    """
+    if size < 1 or n < 0 or buffer < 1:
+        raise InputError(f"a deck needs cards, a buffer and a place from 0 on; got {size}, {buffer} and {n}")
+    deck, place = divmod(n, size)
+    return _through_buffer(size, buffer, seed, deck)[place]
 
 
 def _encrypted(value: int, keys: list[int], half: int) -> int:

@@ -86,10 +86,7 @@ def find_scenes(
         mask_dirname: Folder of the masks, beside the photographs' folder.
         organization: How files are laid out: "folder", "pngdepth" or "EBB".
     """
-    if organization not in INPUT_DIRNAMES:
-        raise InputError(f"organization must be one of {', '.join(INPUT_DIRNAMES)}; got {organization!r}")
-    images = find_images(_photograph_folder(where, organization))
-    _refuse_same_names(images)
+    images = find_photographs(where, organization=organization)
     scenes, missing = [], []
     for image in images:
         roots = list(_roots(image.resolve(), INPUT_DIRNAMES[organization]))
@@ -114,6 +111,20 @@ def find_scenes(
             "`bokehdiff prepare` makes it"
         )
     return scenes
+
+
+def find_photographs(where: str | Path, *, organization: str = "folder") -> list[Path]:
+    """Find photographs alone, in natural order of their names, which differ.
+
+    Args:
+        where: As in `find_scenes`.
+        organization: As in `find_scenes`.
+    """
+    if organization not in INPUT_DIRNAMES:
+        raise InputError(f"organization must be one of {', '.join(INPUT_DIRNAMES)}; got {organization!r}")
+    images = find_images(_photograph_folder(where, organization))
+    _refuse_same_names(images)
+    return images
 
 
 def _photograph_folder(where: str | Path, organization: str) -> str | Path:

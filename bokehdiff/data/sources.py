@@ -15,7 +15,7 @@ from bokehdiff.data.compositor import OnTheFlyDataset, Uncomposed
 from bokehdiff.data.folders import UsableFiles
 from bokehdiff.data.loader import SampleSource
 from bokehdiff.data.pairs import Layout, Pair, PairPaths, Split, find_pairs, load_pair
-from bokehdiff.data.randomness import generator_for, shuffled
+from bokehdiff.data.randomness import generator_for, shuffled, shuffled_in_buffer
 from bokehdiff.data.samples import TrainSample
 from bokehdiff.errors import InputError
 
@@ -34,13 +34,22 @@ class PairedDataset:
         resolution_px: Side of the crops [px]; None for whole photographs.
         mirror: Probability that a crop is mirrored, left and right.
         length: How many crops there are said to be.
+        width_multiple: As in `load_pair`.
+        shuffle_buffer: Shuffle as tf.data does, through a buffer of so many pairs; None shuffles whole decks.
+        n_left_out: So many pairs at the end take no part.
     """
 
     def __init__(
         self, root: str | Path, *, layout: Layout, split: Split = "train", seed: int = 0,
-        resolution_px: int | None = None, mirror: float = 0.5, length: int = 2**40,
+        resolution_px: int | None = None, mirror: float = 0.5, length: int = 2**40, width_multiple: int = 1,
+        shuffle_buffer: int | None = None, n_left_out: int = 0,
     ) -> None:  # fmt: skip
-        self.pairs = find_pairs(root, layout=layout, split=split)
+        found = find_pairs(root, layout=layout, split=split)
+        if not n_left_out < len(found):
+            raise InputError(f"{root} holds {len(found)} pairs: none is left when {n_left_out} are kept apart")
+        self.pairs = found[: len(found) - n_left_out]
+        self.width_multiple = width_multiple
+        self.shuffle_buffer = shuffle_buffer
         self.seed = seed
         self.resolution_px = resolution_px
         self.mirror = mirror
@@ -51,6 +60,11 @@ class PairedDataset:
         return self.length
 
     @property
+    def knows_disparity(self) -> bool:
+        """Whether every pair has a map."""
+        return all(pair.disparity is not None or pair.depth is not None for pair in self.pairs)
+
+    @property
     def knows_lens(self) -> bool:
         """Whether every pair tells its circles of confusion."""
         return all(pair.lens is not None for pair in self.pairs)
@@ -59,12 +73,17 @@ class PairedDataset:
         if not 0 <= n < self.length:
             raise IndexError(f"sample {n} of {self.length}")
         if self.resolution_px is None:
-            return _sample(load_pair(self.pairs[n]), n)
-        place = shuffled(n, len(self.pairs), seed=self.seed)
+            return _sample(load_pair(self.pairs[n], width_multiple=self.width_multiple), n)
+        place = self._place(n)
         return _sample(self.usable.draw(place, lambda tried, _: self._crop(self.pairs[tried], n)), n)
 
+    def _place(self, n: int) -> int:
+        if self.shuffle_buffer is None:
+            return shuffled(n, len(self.pairs), seed=self.seed)
+        return shuffled_in_buffer(n, len(self.pairs), self.shuffle_buffer, seed=self.seed)
+
     def _crop(self, paths: PairPaths, n: int) -> Pair:
-        pair, side = load_pair(paths), self.resolution_px
+        pair, side = load_pair(paths, width_multiple=self.width_multiple), self.resolution_px
         height, width = pair.image_srgb.shape[1:]
         if side is None or min(height, width) < side:
             raise InputError(f"{paths.image} has {width} x {height} pixels: too small for a crop of {side} px")

@@ -63,6 +63,43 @@ def test_ebb_depth_is_optional_and_may_be_cut_to_a_multiple_of_32(tmp_path):
     assert float(with_map.target_srgb.mean()) == pytest.approx(0.4, abs=0.01)
 
 
+def test_photographs_are_cut_to_what_ebbs_maps_show(tmp_path):
+    """A map of half the size is a multiple of 32 wide: with the photograph cut likewise, it fits without stretching."""
+    twins(tmp_path / "train", "original", "bokeh", ["1"], size_hw=(128, 200))
+    (tmp_path / "train" / "original_depth").mkdir()
+    ramp = torch.linspace(0, 1, 96).expand(1, 64, 96)
+    save_disparity(tmp_path / "train" / "original_depth" / "1.png", 0.2 + 0.6 * ramp)
+    (paths,) = find_pairs(tmp_path, layout="ebb")
+    pair = load_pair(paths, width_multiple=64)
+    assert pair.image_srgb.shape == pair.target_srgb.shape == (3, 128, 192)
+    columns = pair.disparity.mean(dim=0)
+    assert_close(columns, ((torch.arange(192) + 0.5) / 2 - 0.5).clamp(0, 95) / 95, dtype=torch.bfloat16)
+    whole = PairedDataset(tmp_path, layout="ebb", width_multiple=64)[0]
+    assert whole.image_srgb.shape == (3, 128, 192)
+    with pytest.raises(InputError, match="200 px wide: narrower than the multiple 256"):
+        load_pair(paths, width_multiple=256)
+
+
+def test_maps_of_the_whole_are_cut_with_the_photograph(tmp_path):
+    twins(tmp_path, "a", "b", ["1"], size_hw=(24, 40))
+    (tmp_path / "depth").mkdir()
+    save_disparity(tmp_path / "depth" / "1.png", torch.linspace(0, 1, 40).expand(1, 24, 40))
+    (paths,) = find_pairs(tmp_path, layout="folders")
+    whole, cut = load_pair(paths), load_pair(paths, width_multiple=32)
+    assert torch.equal(cut.disparity, whole.disparity[:, :32])
+
+
+def test_pairs_are_shuffled_through_a_buffer_and_some_left_out(tmp_path):
+    twins(tmp_path, "a", "b", range(8))
+    source = PairedDataset(tmp_path, layout="folders", resolution_px=8, shuffle_buffer=2, n_left_out=2)
+    assert [pair.name for pair in source.pairs] == [str(n) for n in range(6)]
+    dealt = [source._place(n) for n in range(6)]
+    assert sorted(dealt) == list(range(6))
+    assert all(dealt.index(card) >= card - 1 for card in dealt)
+    with pytest.raises(InputError, match="holds 8 pairs: none is left when 8 are kept apart"):
+        PairedDataset(tmp_path, layout="folders", n_left_out=8)
+
+
 def test_aim_and_plain_folders(tmp_path):
     twins(tmp_path / "aim" / "train", "input", "label", ["a", "b"])
     twins(tmp_path / "aim" / "val", "input", "label", ["c"])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from bokehdiff.errors import InputError, MissingWeightsError
+from bokehdiff.metrics import ssim
 from bokehdiff.weights import read_state_dict
 
 logger = logging.getLogger(__name__)
@@ -28,8 +29,15 @@ AdversarialKind = Literal["multilevel_sigmoid_s", "hinge"]
 EDGE_SCALES = (1, 2, 3)  # an edge is looked at on 1, 1/2 and 1/3 of the size
 REAL_TARGET = 0.8  # a critic that is never quite sure keeps gradients alive (one-sided label smoothing)
 VGG_FILE = "vgg16-397923af.pth"
-VGG_URL = f"https://download.pytorch.org/models/{VGG_FILE}"
+VGG19_FILE = "vgg19-dcbb9e9d.pth"
+VGG_URL = "https://download.pytorch.org/models/{file}"
 VGG_SMALLEST_PX = 16  # VGG's trunk halves four times before its last features
+RELU5_4 = 36  # layers of VGG-19 up to and with it, as torchvision counts
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # what torchvision's networks expect
+CAFFE_MEAN_255 = (123.68, 116.779, 103.939)  # what Oxford's own weights expect, of values up to 255
+WHITE_255 = 255.0
+
+VggInputs = Literal["imagenet", "caffe"]
 
 
 def mse_loss(prediction_srgb: Float[Tensor, "b 3 h w"], target_srgb: Float[Tensor, "b 3 h w"]) -> Float[Tensor, ""]:
@@ -95,7 +103,7 @@ class PerceptualLoss(nn.Module):
 
     def __init__(self, weights: str | Path | None = None, *, random_trunk: bool = False) -> None:
         super().__init__()
-        state = None if random_trunk else _read_vgg(weights)
+        state = None if random_trunk else _read_vgg(weights, VGG_FILE, what="the perceptual loss needs VGG16")
         self.lpips = _lpips()
         if state is not None:
             _fill_trunk(self.lpips.get_submodule("net"), state)
@@ -131,27 +139,143 @@ def _lpips() -> nn.Module:
     return network
 
 
-def _read_vgg(weights: str | Path | None) -> Mapping[str, Tensor]:
-    file = Path(weights) if weights is not None else Path(torch.hub.get_dir()) / "checkpoints" / VGG_FILE
+def _read_vgg(weights: str | Path | None, name: str, *, what: str) -> Mapping[str, Tensor]:
+    file = Path(weights) if weights is not None else Path(torch.hub.get_dir()) / "checkpoints" / name
+    url = VGG_URL.format(file=name)
     if not file.is_file():
         raise MissingWeightsError(
-            f"the perceptual loss needs VGG16, and there is no file {file}: download {VGG_URL} and put it there, "
+            f"{what}, and there is no file {file}: download {url} and put it there, "
             "name another copy of it, or leave the perceptual loss out"
         )
-    return read_state_dict(file, instead=f"download {VGG_URL} again")
+    return read_state_dict(file, instead=f"download {url} again")
 
 
 def _fill_trunk(trunk: nn.Module, state: Mapping[str, Tensor]) -> None:
     """LPIPS cuts torchvision's `features.N` into slices, `sliceS.N`: the number stays."""
-    named = {}
+    named = {name: re.sub(r"^slice\d+\.", "features.", name) for name, _ in trunk.named_parameters()}
+    _refuse_other_vgg(trunk, named, state, which="VGG16")
+    trunk.load_state_dict({name: state[source] for name, source in named.items()})
+
+
+def _refuse_other_vgg(trunk: nn.Module, named: Mapping[str, str], state: Mapping[str, Tensor], *, which: str) -> None:
+    """Every weight must be there, under its name in the file, in its shape."""
     for name, parameter in trunk.named_parameters():
-        source = re.sub(r"^slice\d+\.", "features.", name)
+        source = named[name]
         if source not in state or state[source].shape != parameter.shape:
             raise InputError(
-                f"the VGG16 weights lack {source} of shape {list(parameter.shape)}: are they torchvision's?"
+                f"the {which} weights lack {source} of shape {list(parameter.shape)}: are they torchvision's?"
             )
-        named[name] = state[source]
-    trunk.load_state_dict(named)
+
+
+class FeatureLoss(nn.Module):
+    """Mean squared difference of VGG-19's features relu5_4, as PyNET and the Double V-Net have it. Frozen.
+
+    The published weights of this term go with Oxford's own VGG-19, whose features are of another scale than those of
+    torchvision's, which were trained anew.
+
+    Args:
+        weights: VGG-19 as a state dict in torchvision's names; None for torch's own cache, which is not filled here.
+        inputs: What the weights expect: "imagenet" for torchvision's, values minus mean over deviation; "caffe" for
+            Oxford's, values up to 255 minus the mean, with the colours in the order red, green, blue.
+        random_trunk: Use a VGG-19 that has learned nothing, to try out programs; never looks for a file.
+
+    Raises:
+        MissingWeightsError: Naming the file, where it was looked for, and where it comes from.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(
+        self, weights: str | Path | None = None, *, inputs: VggInputs = "imagenet", random_trunk: bool = False
+    ) -> None:
+        super().__init__()
+        state = None if random_trunk else _read_vgg(weights, VGG19_FILE, what="the feature loss needs VGG-19")
+        self.trunk = _vgg19_trunk(state)
+        if state is None:
+            logger.warning("The feature loss compares features of a random VGG-19: it measures nothing people see")
+        oxford = tuple(level / WHITE_255 for level in CAFFE_MEAN_255), (1 / WHITE_255,) * 3
+        mean, deviation = oxford if inputs == "caffe" else (IMAGENET_MEAN, IMAGENET_STD)
+        self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
+        self.register_buffer("deviation", torch.tensor(deviation)[:, None, None], persistent=False)
+        self.requires_grad_(False)
+        self.eval()
+
+    def forward(
+        self, prediction_srgb: Float[Tensor, "b 3 h w"], target_srgb: Float[Tensor, "b 3 h w"]
+    ) -> Float[Tensor, ""]:
+        """Mean over images, channels and places.
+
+        Args:
+            prediction_srgb: What was made, at least 16 px on each side.
+            target_srgb: What should have been.
+        """
+        height, width = prediction_srgb.shape[-2:]
+        if min(height, width) < VGG_SMALLEST_PX:
+            raise InputError(f"the feature loss needs at least {VGG_SMALLEST_PX} px a side; got {height} x {width}")
+        with torch.no_grad():
+            expected = self._features(target_srgb)
+        return F.mse_loss(self._features(prediction_srgb), expected)
+
+    def _features(self, image_srgb: Tensor) -> Tensor:
+        features: Tensor = self.trunk((image_srgb - self.mean) / self.deviation)
+        return features
+
+
+def _vgg19_trunk(state: Mapping[str, Tensor] | None) -> nn.Module:
+    """VGG-19 up to relu5_4, without the layers behind it that would take half a gigabyte."""
+    from torchvision.models import vgg19
+
+    with torch.device("meta"):
+        trunk: nn.Module = vgg19(weights=None, init_weights=False).features[:RELU5_4]
+    if state is None:
+        trunk.to_empty(device="cpu")
+        for weight in trunk.parameters():
+            nn.init.normal_(weight, std=(2.0 / max(weight[0].numel(), 1)) ** 0.5 if weight.ndim > 1 else 0.0)
+        return trunk
+    named = {name: f"features.{name}" for name, _ in trunk.named_parameters()}
+    _refuse_other_vgg(trunk, named, state, which="VGG-19")
+    trunk.load_state_dict({name: state[source] for name, source in named.items()}, assign=True)
+    return trunk
+
+
+def ssim_loss(prediction_srgb: Float[Tensor, "b 3 h w"], target_srgb: Float[Tensor, "b 3 h w"]) -> Float[Tensor, ""]:
+    """1 - SSIM, mean over images; what lies outside [0, 1] counts as its ends, and feels no gradient.
+
+    Args:
+        prediction_srgb: What was made, at least 11 px on each side.
+        target_srgb: What should have been.
+    """
+    return 1.0 - ssim(prediction_srgb, target_srgb).mean()
+
+
+def wasserstein_critic_loss(
+    critic: Callable[[Tensor], Tensor],
+    target_srgb: Float[Tensor, "b 3 h w"],
+    prediction_srgb: Float[Tensor, "b 3 h w"],
+    *,
+    share: Float[Tensor, " b"],
+    penalty_weight: float,
+) -> Float[Tensor, ""]:
+    """What a Wasserstein critic is asked for: higher scores for targets, and a slope of 1 between them and predictions.
+
+    Concretely, mean D(prediction) - mean D(target) + penalty_weight * mean over b of (|grad D(x_b)| - 1)^2 with
+    x_b = share_b target_b + (1 - share_b) prediction_b. Source: Gulrajani et al., "Improved training of Wasserstein
+    GANs", 2017, whose penalty_weight is 10.
+
+    Args:
+        critic: Gives scores per image and place; differentiable twice.
+        target_srgb: Real pictures.
+        prediction_srgb: Made pictures, without their graph.
+        share: Where between the two each image's slope is measured, in [0, 1].
+        penalty_weight: Of the slope's deviation from 1.
+    """
+    mixture = torch.lerp(prediction_srgb, target_srgb, share[:, None, None, None]).requires_grad_(True)
+    # Sum over images: the slope of each image's mean score by its own pixels.
+    scores = critic(mixture).flatten(1).mean(dim=1).sum()
+    (slope,) = torch.autograd.grad(scores, mixture, create_graph=True)
+    penalty = (slope.flatten(1).norm(dim=1) - 1.0).square().mean()
+    return critic(prediction_srgb).mean() - critic(target_srgb).mean() + penalty_weight * penalty
 
 
 def discriminator_adversarial_loss(

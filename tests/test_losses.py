@@ -8,7 +8,7 @@ import torchvision
 
 from bokehdiff import losses
 from bokehdiff.errors import InputError, MissingWeightsError
-from bokehdiff.losses import PerceptualLoss
+from bokehdiff.losses import FeatureLoss, PerceptualLoss
 from tests.helpers import assert_close
 
 
@@ -171,3 +171,84 @@ def test_damaged_vgg_weights_are_named(tmp_path):
         PerceptualLoss(tmp_path / "noise.pth")
     with pytest.raises(InputError, match=r"list\.pth must hold tensors by name; got list"):
         PerceptualLoss(tmp_path / "list.pth")
+
+
+def test_features_differ_by_their_mean_square_and_feel_gradients():
+    features = FeatureLoss(random_trunk=True)
+    image, target = torch.rand(2, 3, 32, 48, requires_grad=True), torch.rand(2, 3, 32, 48)
+    assert float(features(target, target)) == 0.0
+    loss = features(image, target)
+    trunk = features.trunk
+    mean, deviation = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    ours, theirs = (trunk((x - mean[:, None, None]) / deviation[:, None, None]) for x in (image, target))
+    assert_close(loss, (ours - theirs).square().mean())
+    assert ours.shape == (2, 512, 2, 3), "relu5_4, halved four times"
+    loss.backward()
+    assert float(image.grad.abs().sum()) > 0
+    assert not any(weight.requires_grad for weight in features.parameters())
+
+
+def test_oxfords_weights_are_given_values_up_to_255():
+    features = FeatureLoss(random_trunk=True, inputs="caffe")
+    given = []
+    features.trunk.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
+    features(torch.ones(1, 3, 16, 16), torch.zeros(1, 3, 16, 16))
+    target, prediction = (x[0, :, 0, 0] for x in given)
+    assert_close(prediction, 255.0 - torch.tensor([123.68, 116.779, 103.939]))
+    assert_close(target, -torch.tensor([123.68, 116.779, 103.939]))
+
+
+def test_vgg19_is_read_by_torchvisions_names(tmp_path):
+    trunk = FeatureLoss(random_trunk=True).trunk.state_dict()
+    state = {f"features.{name}": value for name, value in trunk.items()}
+    torch.save(state | {"classifier.0.bias": torch.zeros(1)}, tmp_path / "vgg19.pth")
+    read = FeatureLoss(tmp_path / "vgg19.pth").trunk.state_dict()
+    assert all(torch.equal(read[name], trunk[name]) for name in trunk)
+    del state["features.34.weight"]
+    torch.save(state, tmp_path / "other.pth")
+    with pytest.raises(InputError, match=r"the VGG-19 weights lack features\.34\.weight of shape"):
+        FeatureLoss(tmp_path / "other.pth")
+    with pytest.raises(
+        MissingWeightsError, match=r"the feature loss needs VGG-19.*no file .*none\.pth.*vgg19-dcbb9e9d"
+    ):
+        FeatureLoss(tmp_path / "none.pth")
+    with pytest.raises(InputError, match="at least 16 px a side; got 8 x 16"):
+        FeatureLoss(random_trunk=True)(torch.zeros(1, 3, 8, 16), torch.zeros(1, 3, 8, 16))
+
+
+def test_ssim_costs_nothing_where_pictures_are_equal():
+    image = torch.rand(1, 3, 16, 16, requires_grad=True)
+    assert float(losses.ssim_loss(image, image.detach()).detach()) == pytest.approx(0.0, abs=1e-6)
+    loss = losses.ssim_loss(image, torch.rand(1, 3, 16, 16))
+    loss.backward()
+    assert 0.5 < float(loss.detach()) < 1.5
+    assert float(image.grad.abs().sum()) > 0
+
+
+def test_a_wasserstein_critic_is_asked_for_distance_and_a_slope_of_one():
+    """D(x) = g * sum of x has the slope g * sqrt(number of values) everywhere."""
+    slope = torch.tensor(0.3, requires_grad=True)
+
+    def critic(image):
+        return slope * image.sum(dim=(1, 2, 3), keepdim=True)
+
+    target, prediction = torch.rand(2, 3, 4, 4), torch.rand(2, 3, 4, 4)
+    share = torch.tensor([0.2, 0.9])
+    loss = losses.wasserstein_critic_loss(critic, target, prediction, share=share, penalty_weight=10.0)
+    distance = (prediction.sum() - target.sum()) / 2
+    assert_close(loss.detach(), 0.3 * distance + 10.0 * (0.3 * 48**0.5 - 1.0) ** 2)
+    loss.backward()
+    assert_close(slope.grad, distance + 20.0 * (0.3 * 48**0.5 - 1.0) * 48**0.5)
+
+
+def test_the_slope_is_measured_between_the_two():
+    seen = []
+
+    def critic(image):
+        seen.append(image.detach())
+        return image.square().mean(dim=(1, 2, 3), keepdim=True)
+
+    target, prediction = torch.ones(2, 3, 2, 2), torch.zeros(2, 3, 2, 2)
+    share = torch.tensor([0.25, 1.0])
+    losses.wasserstein_critic_loss(critic, target, prediction, share=share, penalty_weight=1.0)
+    assert_close(seen[0][:, 0, 0, 0], torch.tensor([0.25, 1.0]))

@@ -17,10 +17,26 @@ from bokehdiff.models.adapters import (
     trainable_parts,
     write_adapter,
 )
+from bokehdiff.models.baseline_files import LoadedBaseline, load_baseline, write_baseline
+from bokehdiff.models.baselines import (
+    Baseline,
+    BaselineName,
+    BaselineSpec,
+    Guide,
+    build_baseline,
+    defocus_guide,
+    network_picture,
+    padded_for,
+    shrunk,
+    size_multiple,
+    whole_picture,
+)
 from bokehdiff.models.discriminator import BACKBONES, Backbone, VisionAidedDiscriminator
+from bokehdiff.models.double_vnet import Critic, DoubleVNet, Norm
 from bokehdiff.models.exports import merge_adapter, write_diffusers, write_kohya, write_merged
 from bokehdiff.models.generator import OneStepGenerator, TimeIds
 from bokehdiff.models.prompt import PromptEmbedding, prompt_embedding
+from bokehdiff.models.pynet import LEVELS, PyNet
 from bokehdiff.models.sdxl import SdxlNetworks, load_sdxl, sketch_sdxl
 from bokehdiff.models.single_file import load_single_file
 from bokehdiff.models.tiny import (
@@ -36,6 +52,7 @@ from bokehdiff.models.xformers import use_xformers
 
 __all__ = [
     "BACKBONES",
+    "LEVELS",
     "LORA_TARGETS",
     "PROMPT",
     "VAE_TRAINABLE",
@@ -43,22 +60,38 @@ __all__ = [
     "AdapterReport",
     "AdapterTensors",
     "Backbone",
+    "Baseline",
+    "BaselineName",
+    "BaselineSpec",
+    "Critic",
+    "DoubleVNet",
+    "Guide",
+    "LoadedBaseline",
+    "Norm",
     "OneStepGenerator",
     "PromptEmbedding",
+    "PyNet",
     "SdxlNetworks",
     "TimeIds",
     "TrainableParts",
     "VisionAidedDiscriminator",
     "adapter_tensors",
     "add_lora",
+    "build_baseline",
+    "defocus_guide",
     "load_adapter",
+    "load_baseline",
     "load_sdxl",
     "load_single_file",
     "merge_adapter",
     "n_weights",
+    "network_picture",
+    "padded_for",
     "prompt_embedding",
     "read_adapter",
     "save_adapter",
+    "shrunk",
+    "size_multiple",
     "sketch_sdxl",
     "tiny_autoencoder",
     "tiny_unet",
@@ -66,7 +99,9 @@ __all__ = [
     "trainable_parts",
     "use_xformers",
     "weights_origin",
+    "whole_picture",
     "write_adapter",
+    "write_baseline",
     "write_diffusers",
     "write_kohya",
     "write_merged",

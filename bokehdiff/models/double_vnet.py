@@ -197,16 +197,18 @@ class Critic(nn.Module):
         n_halvings: 3 looks at patches, 5 at large parts of the picture.
         norm: As in `DoubleVNet`.
         n_scores: Channels of the score: the released code averages 512, one is enough.
+        width: Multiple of the published numbers of channels [1].
     """
 
-    def __init__(self, *, n_halvings: int = 3, norm: Norm = "instance", n_scores: int = 1) -> None:
+    def __init__(self, *, n_halvings: int = 3, norm: Norm = "instance", n_scores: int = 1, width: float = 1.0) -> None:
         super().__init__()
-        widths = [min(64 * 2**i, 512) for i in range(n_halvings)]
+        widths = [max(1, round(width * min(64 * 2**i, 512))) for i in range(n_halvings)]
+        last = max(1, round(width * 512))
         layers: list[nn.Module] = []
-        for n_in, n, stride in zip([3, *widths], [*widths, 512], [2] * n_halvings + [1], strict=True):
+        for n_in, n, stride in zip([3, *widths], [*widths, last], [2] * n_halvings + [1], strict=True):
             layers += [_SameConv4(n_in, n, stride), Normalised(norm), nn.LeakyReLU(SLOPE)]
         self.features = nn.Sequential(*layers)
-        self.score = nn.Conv2d(512, n_scores, 1)
+        self.score = nn.Conv2d(last, n_scores, 1)
 
     def forward(self, image_srgb: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b s sh sw"]:
         """Scores.

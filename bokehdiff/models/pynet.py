@@ -235,6 +235,18 @@ class PyNet(nn.Module):
             return HEAD_GAIN * torch.tanh(before_tanh) + HEAD_OFFSET
         return self.head1(self.up1(before_tanh))
 
+    def trained_at(self, level: int) -> dict[str, nn.Parameter]:
+        """The weights that the picture of a level depends on, by name: those of coarser levels, but not their heads.
+
+        Args:
+            level: As in `forward`.
+        """
+        stages = [f"level{other}" for other in range(7, max(level, LEVELS[4]) - 1, -1)]
+        used = ["encoder.", *(f"{stage}.banks." for stage in stages), *(f"{stage}.ups." for stage in stages[:-1])]
+        used += [f"{stages[-1]}.head."] if level >= LEVELS[4] else ["up2.", "head2."]
+        used += ["up1.", "head1."] if level == LEVELS[6] else []
+        return {name: weight for name, weight in self.named_parameters() if name.startswith(tuple(used))}
+
     def _check(self, image_srgb: Tensor, disparity: Tensor | None, level: int) -> None:
         height, width = image_srgb.shape[-2:]
         if level not in LEVELS:

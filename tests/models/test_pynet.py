@@ -44,6 +44,7 @@ def test_gradients_reach_what_a_level_uses_and_nothing_finer(level):
     network = PyNet(width=1 / 16)
     network(torch.rand(1, 3, 64, 64), torch.rand(1, 64, 64), level=level).square().mean().backward()
     reached = {name for name, weight in network.named_parameters() if weight.grad is not None}
+    assert reached == network.trained_at(level).keys()
     finer = {"up1", "head1"} if level == 2 else set()
     for other in LEVELS:
         if other < level and other >= 3:

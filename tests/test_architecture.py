@@ -28,7 +28,8 @@ UNITLESS = {"image", "images", "depth", "coc"}  # names that do not say their sp
 MODULES = sorted(module.name for module in pkgutil.walk_packages([str(PACKAGE)], "bokehdiff."))
 LAUNCHES = sorted((REPOSITORY / "configs" / "accelerate").glob("*.yaml"))
 PRETRAINING = REPOSITORY / "configs" / "pretrain_tiny.yaml"  # of another command, tested with it
-CONFIGS = sorted(set((REPOSITORY / "configs").rglob("*.yaml")) - {*LAUNCHES, PRETRAINING})
+BASELINES = (REPOSITORY / "configs" / "baselines").glob("*.yaml")  # likewise
+CONFIGS = sorted(set((REPOSITORY / "configs").rglob("*.yaml")) - {*LAUNCHES, PRETRAINING, *BASELINES})
 
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:

@@ -15,6 +15,7 @@ from bokehdiff.errors import BokehDiffError
 COMMANDS = {
     "prepare": ("prepare", "predict or take in disparity and subject masks for a folder of photographs"),
     "train": ("train", "fine-tune SDXL with LoRA on lens-blur pairs made on the fly"),
+    "train-baseline": ("train_baseline", "train PyNET or the Double V-Net, which the field compares with"),
     "export": ("export", "write an adapter as kohya's scripts, ComfyUI and diffusers read it, or merged into its base"),
     "pretrain-tiny": ("pretrain_tiny", "teach the tiny SDXL that ships with the project, from nothing"),
     "infer": ("infer", "render photographs with one diffusion step"),

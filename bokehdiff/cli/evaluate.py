@@ -14,6 +14,8 @@ logger = logging.getLogger(__name__)
 
 INPUT = "input"  # the photograph as it is, whatever the disparity
 PHYSICAL = ("scatter", "occlusion_aware", "layered")
+BASELINES = ("pynet", "double-vnet")
+Dataset = Literal["lens-ground-truth", "ebb-val294", "ebb400", "blb", "realbokeh", "aim", "folders", "composites"]
 METRICS = "psnr,ssim,ms_ssim,lpips_alex,lpips_vgg,dists"
 
 
@@ -28,9 +30,11 @@ class EvaluateOptions:
         predictions: Folder or glob of pictures.
         references: Folder or glob of what they should be, by the same names.
         dataset: Let methods render the photographs of a dataset; none compares two folders. lens-ground-truth is a
-            folder of NAME.npz with NAME.json; folders is a/ and b/ with depth/.
+            folder of NAME.npz with NAME.json; folders is a/ and b/ with depth/; composites are composed as for training
+            from a folder with *fg/ and bg/.
         root: Where the dataset lies.
-        methods: What renders, with commas: input (the photograph as it is), scatter, occlusion_aware, layered, neural.
+        methods: What renders, with commas: input (the photograph as it is), scatter, occlusion_aware, layered, neural,
+            pynet, double-vnet.
         K: Blur strength where the dataset does not tell it: radius at one unit of disparity in [0, 1] from the middle
             of the picture, which is in focus [px].
         corruptions: Also with disparity that is wrong, with commas: eroded, dilated, blurred, quantised; or all.
@@ -45,6 +49,12 @@ class EvaluateOptions:
         published: Put rows that papers report beside ours.
         pretrained_model_name_or_path: SDXL base of the neural method: folder or hub id.
         resume_from_checkpoint: Adapter of the neural method; none for the published one.
+        pynet_weights: Weights of pynet: a folder that bokehdiff train-baseline wrote, or an .npz.
+        double_vnet_weights: The same of double-vnet.
+        composites: How many pairs are composed.
+        composition: What they are drawn from, as for bokehdiff train.
+        resolution: Their side [px].
+        seed: Of the composites.
         hub_dir: torch's hub folder with the metrics' weights in checkpoints/; none for torch's own.
         jobs: Processes that judge folders side by side.
         device: Where to compute: auto, cpu, cuda.
@@ -52,7 +62,7 @@ class EvaluateOptions:
 
     predictions: str | None = None
     references: str | None = None
-    dataset: Literal["lens-ground-truth", "ebb-val294", "ebb400", "blb", "realbokeh", "aim", "folders"] | None = None
+    dataset: Dataset | None = None
     root: str | None = None
     methods: str = "input,scatter,occlusion_aware,layered"
     K: float = 20.0
@@ -68,6 +78,12 @@ class EvaluateOptions:
     published: bool = True
     pretrained_model_name_or_path: str = "SG161222/RealVisXL_V5.0"
     resume_from_checkpoint: str | None = None
+    pynet_weights: str | None = None
+    double_vnet_weights: str | None = None
+    composites: int = 32
+    composition: Literal["published", "bokehdiff"] = "published"
+    resolution: int = 512
+    seed: int = 0
     hub_dir: str | None = None
     jobs: int = 1
     device: str = "auto"
@@ -131,8 +147,9 @@ def _check(options: EvaluateOptions) -> None:
         raise InputError("name two folders, or a --dataset with its --root, or --records", flag="--predictions")
     if options.corruptions and not options.dataset:
         raise InputError("needs a --dataset: pictures on disk are made already", flag="--corruptions")
-    if options.jobs < 1:
-        raise InputError(f"must be at least 1; got {options.jobs}", flag="--jobs")
+    for flag, value in (("--jobs", options.jobs), ("--composites", options.composites)):
+        if value < 1:
+            raise InputError(f"must be at least 1; got {value}", flag=flag)
 
 
 def _words(text: str | None) -> list[str]:
@@ -183,8 +200,12 @@ def _rendered(options: EvaluateOptions, setup: Any, folder: Path) -> list[Any]:
 
 
 def _cases(options: EvaluateOptions, root: Path) -> list[Any]:
-    from bokehdiff.evaluation import BENCHMARKS, lens_ground_truth, photographed
+    from bokehdiff.data import preset
+    from bokehdiff.evaluation import BENCHMARKS, composites, lens_ground_truth, photographed
 
+    if options.dataset == "composites":
+        composition = preset(options.composition, resolution_px=options.resolution)
+        return composites(root, composition, n_cases=options.composites, seed=options.seed)
     if options.dataset == "lens-ground-truth":
         return lens_ground_truth(root)
     assert options.dataset is not None  # noqa: S101  checked at the door
@@ -203,7 +224,25 @@ def _method(name: str, options: EvaluateOptions, device: str) -> Callable[[Any],
         )
     if name == "neural":
         return _neural(options, device)
-    raise InputError(f"must be of input, {', '.join(PHYSICAL)}, neural; got {name!r}")
+    if name in BASELINES:
+        return _baseline(name, options, device)
+    raise InputError(f"must be of input, {', '.join((*PHYSICAL, 'neural', *BASELINES))}; got {name!r}")
+
+
+def _baseline(name: str, options: EvaluateOptions, device: str) -> Callable[[Any], Any]:
+    """PyNET or the Double V-Net, told what it was trained with of disparity and lens."""
+    from bokehdiff.images import linear_to_srgb
+    from bokehdiff.inference import BaselineRenderer
+
+    flag = f"--{name}-weights"
+    weights = options.pynet_weights if name == "pynet" else options.double_vnet_weights
+    if weights is None:
+        raise InputError(f"is needed for {name}: train some with bokehdiff train-baseline", flag=flag)
+    with at_fault(flag):
+        renderer = BaselineRenderer.from_weights(weights, model=name, device=device)  # type: ignore[arg-type]
+    return lambda case: renderer(
+        linear_to_srgb(case.image_linear.clamp(0.0, 1.0)), disparity=case.disparity, lens=case.lens
+    ).cpu()
 
 
 def _neural(options: EvaluateOptions, device: str) -> Callable[[Any], Any]:

@@ -1,6 +1,6 @@
 """How good pictures are: judged against references on disk, or made by a method and judged against what a lens saw."""
 
-from bokehdiff.evaluation.cases import BENCHMARKS, Case, Promised, lens_ground_truth, photographed
+from bokehdiff.evaluation.cases import BENCHMARKS, Case, Promised, composites, lens_ground_truth, photographed
 from bokehdiff.evaluation.comparisons import Comparison, Framing, match_folders
 from bokehdiff.evaluation.judges import KINDS, Panel, judged, panel
 from bokehdiff.evaluation.measuring import Method, Outcome, Setup, measure_comparisons, measure_method, picture_of
@@ -22,6 +22,7 @@ __all__ = [
     "Promised",
     "Record",
     "Setup",
+    "composites",
     "corrupted",
     "judged",
     "lens_ground_truth",

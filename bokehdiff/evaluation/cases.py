@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bokehdiff.data import Layout, PairPaths, Split, find_pairs, load_pair
+from bokehdiff.data import Composition, Layout, OnTheFlyDataset, PairPaths, Split, find_pairs, load_pair
 from bokehdiff.errors import InputError
 from bokehdiff.images import srgb_to_linear
 from bokehdiff.optics import Lens, focus_from_centre
@@ -153,4 +153,34 @@ def _photographed(paths: PairPaths, dataset: str, strength_px: float) -> Case:
         disparity=disparity,
         lens=pair.lens or Lens(float(focus_from_centre(disparity)), strength_px),
         reference_linear=srgb_to_linear(pair.target_srgb[None]),
+    )
+
+
+def composites(root: Path, composition: Composition, *, n_cases: int, seed: int) -> list[Promised]:
+    """Pairs composed from a folder of foregrounds and backgrounds, with the lens that they were rendered through.
+
+    The last ones of the endless row, which no training reaches.
+
+    Args:
+        root: Folder with foregrounds (*fg/) and backgrounds (bg/).
+        composition: What they are drawn from.
+        n_cases: How many.
+        seed: The same seed gives the same pairs.
+    """
+    dataset = OnTheFlyDataset(root, seed=seed, composition=composition)
+    return [Promised(f"{index:04d}", partial(_composite, dataset, index)) for index in range(n_cases)]
+
+
+def _composite(dataset: OnTheFlyDataset, index: int) -> Case:
+    sample = dataset[len(dataset) - 1 - index]
+    if sample.disparity is None or sample.focus_disparity is None or sample.strength_px is None:
+        raise InputError(f"sample {sample.n} knows no lens")
+    transfer = dataset.composition.transfer
+    return Case(
+        dataset="composites",
+        name=f"{index:04d}",
+        image_linear=srgb_to_linear(sample.image_srgb[None], transfer=transfer),
+        disparity=sample.disparity[None],
+        lens=Lens(sample.focus_disparity, sample.strength_px),
+        reference_linear=srgb_to_linear(sample.target_srgb[None], transfer=transfer),
     )

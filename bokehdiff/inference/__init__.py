@@ -1,11 +1,13 @@
 """From a photograph with disparity to one with lens blur: the one-step pipeline, its focus and its strength."""
 
+from bokehdiff.inference.baselines import BaselineRenderer
 from bokehdiff.inference.detail import keep_focus, match_colour, mix_at_edges
 from bokehdiff.inference.focus import Distance, Focus, focus_sweep, parse_focus, resolve_focus
 from bokehdiff.inference.lenses import FNumber, MetricRange, ShareOfWidth, Strength, parse_strength, resolve_lens
 from bokehdiff.inference.pipeline import BokehDiffPipeline, BokehResult, RenderSettings
 
 __all__ = [
+    "BaselineRenderer",
     "BokehDiffPipeline",
     "BokehResult",
     "Distance",

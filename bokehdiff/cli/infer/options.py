@@ -15,6 +15,7 @@ PUBLISHED_BASE = "SG161222/RealVisXL_V5.0"
 PUBLISHED_ADAPTER = "zcx65535/bokehdiff"
 DEFAULT_K = 20.0
 DEEP_FORMATS = ("png", "tif")
+BASELINES = ("pynet", "double-vnet")
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ class ModelOptions:
         train_T: The one timestep, 0-based; none for that of the adapter, else 499 [steps of 1000].
         visibility: How occlusion is computed; none for what the adapter was trained with.
         seed: Seed of the released occlusion's jitter; nothing else is random.
+        baseline_weights: Of --renderer pynet or double-vnet: a folder that bokehdiff train-baseline wrote, or an .npz
+            of TensorFlow's arrays.
     """
 
     pretrained_model_name_or_path: str = PUBLISHED_BASE
@@ -64,6 +67,7 @@ class ModelOptions:
     train_T: int | None = None  # noqa: N815  the seed's spelling
     visibility: Literal["thin_lens", "released"] | None = None
     seed: int = 0
+    baseline_weights: str | None = None
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ class PictureOptions:
 
     Args:
         renderer: neural is the network; physical needs no weights at all; hybrid is the network where depth changes,
-            physics elsewhere.
+            physics elsewhere; pynet and double-vnet are baselines, which know no lens unless trained with --guide coc.
         preserve_focus: Lay the photograph over the result where it is in focus.
         match_colour: Give neighbourhoods the photograph's light, which the network does not quite keep.
         upsample: Work at twice the size, for finer detail; results keep the photograph's size.
@@ -80,7 +84,7 @@ class PictureOptions:
             memory, and with released occlusion for what the released tool does.
     """
 
-    renderer: Literal["neural", "physical", "hybrid"] = "neural"
+    renderer: Literal["neural", "physical", "hybrid", "pynet", "double-vnet"] = "neural"
     preserve_focus: bool = True
     match_colour: bool = True
     upsample: bool = False
@@ -175,7 +179,12 @@ def check_options(options: InferOptions) -> None:
     Args:
         options: The command line.
     """
-    for problem in (*_lens_problems(options.lens), *sweep_problems(options.sweep), *_file_problems(options)):
+    for problem in (
+        *_lens_problems(options.lens),
+        *sweep_problems(options.sweep),
+        *_file_problems(options),
+        *_baseline_problems(options),
+    ):
         raise problem
 
 
@@ -196,3 +205,38 @@ def _file_problems(options: InferOptions) -> Iterator[InputError]:
         yield InputError(f"{files.format} holds 8 bits: pass --format {' or '.join(DEEP_FORMATS)}", flag="--bit-depth")
     if options.picture.renderer == "physical" and options.picture.upsample:
         yield InputError("is for networks: physics gains nothing by it", flag="--upsample")
+
+
+def _baseline_problems(options: InferOptions) -> Iterator[InputError]:
+    is_baseline, weights = options.picture.renderer in BASELINES, options.model.baseline_weights
+    if is_baseline and weights is None:
+        yield InputError(
+            f"--renderer {options.picture.renderer} needs it: train some with bokehdiff train-baseline, or name an "
+            ".npz of TensorFlow's arrays",
+            flag="--baseline-weights",
+        )
+    if not is_baseline and weights is not None:
+        yield InputError(f"is for --renderer {' or '.join(BASELINES)}", flag="--baseline-weights")
+    if is_baseline and options.picture.upsample:
+        yield InputError("is for the one-step network", flag="--upsample")
+
+
+def lensless_problems(options: InferOptions) -> Iterator[InputError]:
+    """What cannot be asked of a network that knows no lens.
+
+    Args:
+        options: The command line.
+    """
+    asked = {
+        "--K": options.lens.K is not None,
+        "--strength": options.lens.strength is not None,
+        "--focus": options.lens.focus != LensOptions.focus,
+        "--focus-sweep": options.sweep.focus_sweep,
+        "--aperture-sweep": options.sweep.aperture_sweep,
+    }
+    for flag in (flag for flag, is_asked in asked.items() if is_asked):
+        yield InputError(
+            "this network knows no lens: its blur is that of the pairs it was trained with (PyNET learns the lens with "
+            "train-baseline --guide coc)",
+            flag=flag,
+        )

@@ -8,14 +8,14 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 import yaml
 from torch import Tensor
 
 import bokehdiff
-from bokehdiff.cli.infer.options import DEFAULT_K, PUBLISHED_ADAPTER, InferOptions, LensOptions
+from bokehdiff.cli.infer.options import BASELINES, DEFAULT_K, PUBLISHED_ADAPTER, InferOptions, LensOptions
 from bokehdiff.cli.sweep_pictures import sweep_lenses, write_sweep
 from bokehdiff.cli.sweeps import sweep_target
 from bokehdiff.data import Scene, ScenePaths, load_scene
@@ -23,6 +23,7 @@ from bokehdiff.devices import pick_device
 from bokehdiff.errors import at_fault
 from bokehdiff.images import linear_to_srgb, load_photo, make_folder, save_image, srgb_to_linear
 from bokehdiff.inference import (
+    BaselineRenderer,
     BokehDiffPipeline,
     Focus,
     MetricRange,
@@ -78,12 +79,28 @@ def lens_words(options: LensOptions) -> LensWords:
     return LensWords(focus, strength, distances)
 
 
-def load_renderer(options: InferOptions) -> Renderer:
+def load_baseline_renderer(options: InferOptions) -> BaselineRenderer:
+    """PyNET or the Double V-Net.
+
+    Args:
+        options: The command line, with weights.
+    """
+    with at_fault("--device"):
+        device = pick_device(options.speed.device)
+    model: Any = options.picture.renderer
+    with at_fault("--baseline-weights"):
+        return BaselineRenderer.from_weights(options.model.baseline_weights or "", model=model, device=device)
+
+
+def load_renderer(options: InferOptions, baseline: BaselineRenderer | None = None) -> Renderer:
     """What turns a scene and lenses into pictures: networks, or physics that needs no weights.
 
     Args:
         options: The command line.
+        baseline: One that knows the lens; None for the others.
     """
+    if baseline is not None:
+        return _baseline(baseline)
     with at_fault("--device"):
         device = pick_device(options.speed.device)
     if options.picture.renderer == "physical":
@@ -96,6 +113,14 @@ def _physics(device: torch.device) -> Renderer:
         image_linear, disparity = srgb_to_linear(scene.image_srgb.to(device)), scene.disparity.to(device)
         for lens in lenses:
             yield linear_to_srgb(render_photo(image_linear, disparity, lens)).clamp(0.0, 1.0)
+
+    return render
+
+
+def _baseline(baseline: BaselineRenderer) -> Renderer:
+    def render(scene: Scene, lenses: Sequence[Lens]) -> Iterator[Tensor]:
+        for lens in lenses:
+            yield baseline(scene.image_srgb, disparity=scene.disparity, lens=lens)
 
     return render
 
@@ -222,10 +247,12 @@ class _Output:
     def note(self, lens: Lens) -> str:
         """How the picture was made, as YAML; places on this machine by their last name."""
         model, picture = self.options.model, self.options.picture
-        networks = {} if picture.renderer == "physical" else {
+        networks = {
             "base": Path(model.pretrained_model_name_or_path).name,
             "adapter": Path(model.resume_from_checkpoint or PUBLISHED_ADAPTER).name,
-        }  # fmt: skip
+        }
+        if picture.renderer in ("physical", *BASELINES):
+            networks = {} if model.baseline_weights is None else {"weights": Path(model.baseline_weights).name}
         made = {
             "made_by": f"bokehdiff {bokehdiff.__version__} infer",
             "focus_disparity": round(float(lens.focus_disparity), 6),

@@ -121,11 +121,15 @@ class PerceptualLoss(nn.Module):
             prediction_srgb: What was made, at least 16 px on each side.
             target_srgb: What should have been.
         """
-        height, width = prediction_srgb.shape[-2:]
-        if min(height, width) < VGG_SMALLEST_PX:
-            raise InputError(f"the perceptual loss needs at least {VGG_SMALLEST_PX} px a side; got {height} x {width}")
+        _refuse_small(prediction_srgb, "the perceptual loss")
         distance: Tensor = self.lpips(_signed(prediction_srgb), _signed(target_srgb))
         return distance.mean()
+
+
+def _refuse_small(image: Tensor, what: str) -> None:
+    height, width = image.shape[-2:]
+    if min(height, width) < VGG_SMALLEST_PX:
+        raise InputError(f"{what} needs at least {VGG_SMALLEST_PX} px a side; got {height} x {width}")
 
 
 def _lpips() -> nn.Module:
@@ -210,9 +214,7 @@ class FeatureLoss(nn.Module):
             prediction_srgb: What was made, at least 16 px on each side.
             target_srgb: What should have been.
         """
-        height, width = prediction_srgb.shape[-2:]
-        if min(height, width) < VGG_SMALLEST_PX:
-            raise InputError(f"the feature loss needs at least {VGG_SMALLEST_PX} px a side; got {height} x {width}")
+        _refuse_small(prediction_srgb, "the feature loss")
         with torch.no_grad():
             expected = self._features(target_srgb)
         return F.mse_loss(self._features(prediction_srgb), expected)

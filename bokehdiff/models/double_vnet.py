@@ -6,6 +6,7 @@ BGGAN's generator (Qian et al., "BGGAN: Bokeh-glass generative adversarial netwo
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal
 
 import torch
@@ -169,7 +170,7 @@ class DoubleVNet(nn.Module):
         if first < 1:
             raise InputError(f"width must leave at least one of 16 channels; got {width:g}")
         self.first, self.second = _FirstV(first, norm), _SecondV(second, norm)
-        self.apply(_first_weights)
+        self.apply(partial(_first_weights, deviation=FIRST_DEVIATION / width**0.5))  # as much goes through as if wide
 
     def forward(
         self, image_srgb: Float[Tensor, "b 3 h w"]
@@ -235,14 +236,14 @@ class _SameConv4(nn.Module):
         return self.conv(F.pad(features, pads))
 
 
-def _first_weights(module: nn.Module) -> None:
+def _first_weights(module: nn.Module, *, deviation: float) -> None:
     """Convolutions of normal numbers; transposed ones by Glorot; attention by He."""
     if isinstance(module, nn.ConvTranspose2d):
         nn.init.xavier_uniform_(module.weight)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
     elif isinstance(module, nn.Conv2d):
-        nn.init.normal_(module.weight, std=FIRST_DEVIATION)
+        nn.init.normal_(module.weight, std=deviation)
     elif isinstance(module, _SpatialAttention | _ChannelAttention):
         for weight in module.parameters():
             nn.init.kaiming_normal_(weight)

@@ -205,7 +205,7 @@ class PyNet(nn.Module):
         n_thin = max(1, round(width * 8))
         self.up2, self.head2 = Up(n[0], n_thin), Head(n_thin)
         self.up1, self.head1 = Up(3, 3), Head(3)
-        self.apply(_first_weights)
+        self.apply(partial(_first_weights, deviation=FIRST_DEVIATION / width**0.5))  # as much goes through as if wide
 
     def forward(
         self, image_srgb: Float[Tensor, "b 3 h w"], disparity: Float[Tensor, "b h w"] | None, *, level: int = 1
@@ -261,9 +261,9 @@ class PyNet(nn.Module):
             )
 
 
-def _first_weights(module: nn.Module) -> None:
+def _first_weights(module: nn.Module, *, deviation: float) -> None:
     """Small weights, cut at two deviations, and biases a little above 0."""
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-        nn.init.trunc_normal_(module.weight, std=FIRST_DEVIATION, a=-2 * FIRST_DEVIATION, b=2 * FIRST_DEVIATION)
+        nn.init.trunc_normal_(module.weight, std=deviation, a=-2 * deviation, b=2 * deviation)
         if module.bias is not None:
             nn.init.constant_(module.bias, FIRST_BIAS)

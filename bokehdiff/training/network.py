@@ -134,6 +134,11 @@ class Network(Generic[Bare]):
                 self.bare.train(was_training)
                 reshard(self.bare)
 
+    def copied(self) -> dict[str, Tensor]:
+        """Copies of all weights as they are handed over, trained or not, by name."""
+        with self.as_handed_over() as bare:
+            return {name: weight.detach().clone() for name, weight in bare.state_dict().items()}
+
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds: trained weights, buffers, their mean, optimiser, schedule; nothing frozen.
 

@@ -429,6 +429,6 @@ def test_what_an_ablation_leaves_out_changes_the_picture_and_is_told(config, abl
     run = build(config)
     other = build(replace(config, model=replace(config.model, ablation=ablation)))
     batch = collate([run.dataset[0]])
-    pictures = [predict(each.generator.bare, batch, each.attention, each.prompt) for each in (run, other)]
+    pictures = [each.method.picture(batch) for each in (run, other)]
     assert not torch.equal(*pictures)
     assert other.description["ablation"] == ablation

@@ -13,7 +13,7 @@ from bokehdiff import images
 from bokehdiff.cli.main import main
 from bokehdiff.inference import BaselineRenderer
 from bokehdiff.models import BaselineSpec, build_baseline, write_baseline
-from bokehdiff.optics import Lens
+from bokehdiff.optics import Lens, normalise_disparity
 from tests.helpers import assert_close
 
 PYNET = BaselineSpec("pynet", width=1 / 16)
@@ -83,7 +83,7 @@ def test_a_network_that_knows_the_lens_takes_focus_and_strength(photographs, wei
     assert infer(photographs, folder, "pynet", "--focus", "0.25", "--K", "6", where="input/a.png") == 0
     assert written(photographs) == ["a_6_0.250.png"]
     photo = images.load_photo(photographs / "input" / "a.png").image_srgb
-    disparity = images.load_disparity(photographs / "depth" / "a.png")
+    disparity = normalise_disparity(images.load_disparity(photographs / "depth" / "a.png"))
     renderer = BaselineRenderer.from_weights(folder, model="pynet")
     expected = renderer(photo, disparity=disparity, lens=Lens(0.25, 6.0))
     picture = images.load_photo(photographs / "out" / "demo" / "a_6_0.250.png").image_srgb

@@ -123,8 +123,8 @@ def test_what_a_network_was_trained_with_must_be_given(weights):
         plain(image)
     with pytest.raises(InputError, match="was trained to know the lens"):
         knowing(image, disparity=disparity)
-    stretched = (disparity - disparity.min()) / (disparity.max() - disparity.min())
-    assert_close(plain(image, disparity=3.0 + 10.0 * disparity), plain(image, disparity=stretched))
+    metric = 3.0 + 10.0 * disparity
+    assert_close(plain(image, disparity=metric), plain(image, disparity=normalise_disparity(metric)))
 
 
 def test_methods_are_evaluated_on_composites(training_set, weights, tmp_path):

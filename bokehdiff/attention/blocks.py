@@ -4,7 +4,8 @@ What every fast back end stands on. Tokens are put in the order of small rectang
 a circle of confusion touches few blocks; `block_pairs` finds the pairs (source block, receiver block) that a
 source's light can cross before it is weaker than anybody can tell (`BlockPairs`, in compressed rows by source and
 again by receiver); `VisibilityTiles` holds the share of light that gets through, only for pairs where something is
-in the way. All three depend on the image and the token grid, not on layer or head: `TokenOptics` makes them once.
+in the way; `ReachedTokens` tells the receivers of a source block one by one, where whole blocks would be too many.
+All depend on the image and the token grid, not on layer or head: they are made once.
 
 Blocks are counted over the batch: block i of image b has number b * n_blocks + i.
 """
@@ -12,13 +13,16 @@ Blocks are counted over the batch: block i of image b has number b * n_blocks + 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
+from bokehdiff.attention.visibility import Occlusion
 from bokehdiff.errors import InputError
 
 BLOCK_HW = (8, 8)
@@ -28,6 +32,7 @@ ROUNDING = 1e-5  # units of 10 px by which distances in float32 may be off
 NOT_A_TOKEN = -1
 ALL_VISIBLE = -1
 GAPS_PER_CHUNK = 2**22  # distances between blocks held at a time, 16 MB; does not change the result
+DISTANCES_PER_CHUNK = 2**19  # distances between tokens held at a time, 2 MB; does not change the result
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,38 +112,85 @@ class BlockPairs:
 
     Args:
         blocks: The order of the tokens.
+        reach: How far the light of each token goes, in units of 10 px.
+        position: Of the tokens, in units of 10 px.
         source: Number of each pair's source block, counted over the batch.
         receiver: Number of each pair's receiver block.
         source_starts: Where the pairs of each source block begin, and at last the number of pairs.
-        by_receiver: The pairs, sorted by receiver and then by source.
-        receiver_starts: Where in `by_receiver` the pairs of each receiver block begin.
     """
 
     blocks: TokenBlocks
+    reach: Float[Tensor, "b n"]
+    position: Float[Tensor, "n 2"]
     source: Int[Tensor, " p"]
     receiver: Int[Tensor, " p"]
     source_starts: Int[Tensor, " starts"]
-    by_receiver: Int[Tensor, " p"]
-    receiver_starts: Int[Tensor, " starts"]
 
     @property
     def n_pairs(self) -> int:
         """How many pairs of blocks light can cross, over the batch."""
         return self.source.shape[0]
 
-    def find(self, source: Int[Tensor, "*#any"], receiver: Int[Tensor, "*#any"]) -> Int[Tensor, "*any"]:
-        """The pair of a source block and a receiver block, -1 where light cannot cross.
+    @cached_property
+    def by_receiver(self) -> Int[Tensor, " p"]:
+        """The pairs, sorted by receiver and then by source."""
+        return self.receiver.argsort(stable=True).int()
+
+    @cached_property
+    def receiver_starts(self) -> Int[Tensor, " starts"]:
+        """Where in `by_receiver` the pairs of each receiver block begin, and at last the number of pairs."""
+        return _starts(self.receiver, self.source_starts.shape[0] - 1)
+
+    def tokens(self, blocks: Int[Tensor, " p"]) -> Int[Tensor, "p per_block"]:
+        """The tokens in blocks, each of its own image; `NOT_A_TOKEN` at places without one.
 
         Args:
-            source: Numbers of blocks, counted over the batch.
-            receiver: Numbers of blocks of the same images.
+            blocks: Numbers of blocks, counted over the batch.
         """
-        n_blocks = self.source_starts.shape[0] - 1
-        keys = self.source.long() * n_blocks + self.receiver
-        wanted = source.long() * n_blocks + receiver
-        pair = torch.searchsorted(keys, wanted).clamp_max_(self.n_pairs - 1)
-        found = keys.index_select(0, pair.flatten()).view(pair.shape) == wanted
-        return pair.masked_fill_(~found, -1)
+        return self.blocks.order.view(-1, self.blocks.tokens_per_block)[blocks % self.blocks.n_blocks]
+
+    def chunks(self) -> Iterator[slice]:
+        """All pairs, so many at a time that those of their tokens fit into memory."""
+        some = max(1, DISTANCES_PER_CHUNK // self.blocks.tokens_per_block**2)
+        return (slice(first, min(first + some, self.n_pairs)) for first in range(0, self.n_pairs, some))
+
+    def visibility(
+        self,
+        occlusion: Occlusion,
+        part: slice,
+        pair: Int[Tensor, " e"],
+        source: Int[Tensor, " e"],
+        receiver: Int[Tensor, " e"],
+    ) -> Float[Tensor, " e"]:
+        """What gets through between tokens.
+
+        Args:
+            occlusion: What blocks light.
+            part: Some pairs of blocks.
+            pair: Which of these.
+            source: Place in its source block.
+            receiver: Place in its receiver block.
+        """
+        block, other = self.source[part][pair], self.receiver[part][pair]
+        image = torch.div(block, self.blocks.n_blocks, rounding_mode="floor").long()
+        order, n_places = self.blocks.order.long(), self.blocks.tokens_per_block
+        place_k, place_q = (b % self.blocks.n_blocks * n_places for b in (block, other))
+        return occlusion.between(image, order[place_k + source], order[place_q + receiver])
+
+    def beyond_reach(self, part: slice) -> Float[Tensor, "p s r"]:
+        """How far receivers lie beyond the reach of sources, in units of 10 px; infinite where one is no token.
+
+        Args:
+            part: Which pairs.
+        """
+        source, receiver = self.tokens(self.source[part]), self.tokens(self.receiver[part])
+        image = torch.div(self.source[part], self.blocks.n_blocks, rounding_mode="floor")
+        reach = self.reach[image[:, None], source].masked_fill_(source == NOT_A_TOKEN, -math.inf)
+        x_q, y_q = self.position[receiver].unbind(dim=-1)
+        x_k, y_k = self.position[source].unbind(dim=-1)
+        across, down = x_q[:, None] - x_k[:, :, None], y_q[:, None] - y_k[:, :, None]
+        beyond = across.square_().add_(down.square_()).sqrt_().sub_(reach[:, :, None])
+        return beyond.masked_fill_((receiver == NOT_A_TOKEN)[:, None], math.inf)
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,7 +198,8 @@ class VisibilityTiles:
     """Visibility of pairs of blocks; where everything is visible nothing is stored.
 
     Concretely, of pair p the visibility of place s of its source block at place r of its receiver block is
-    tiles[index[p], s, r], or 1 if index[p] is `ALL_VISIBLE`. Places without a token hold 1.
+    tiles[index[p], s, r], or 1 if index[p] is `ALL_VISIBLE`. 1 is also held for receivers beyond the source's reach,
+    whose light does not count, and at places without a token.
 
     Args:
         index: Tile of each pair, or `ALL_VISIBLE`.
@@ -157,25 +210,74 @@ class VisibilityTiles:
     tiles: Float[Tensor, "tiles s r"]
 
     @classmethod
-    def compressed(
-        cls, pairs: BlockPairs, chosen: Int[Tensor, " c"], tiles: Float[Tensor, "c s r"], dtype: torch.dtype
-    ) -> VisibilityTiles:
-        """Keep those tiles in which something is blocked, or all where gradients are asked.
+    def of(cls, pairs: BlockPairs, occlusion: Occlusion) -> VisibilityTiles:
+        """Ask what gets through, and keep those tiles in which something is blocked, or all where gradients are asked.
 
         Args:
-            pairs: All pairs of blocks.
-            chosen: The pairs that have a tile; in all others everything is visible.
-            tiles: Of the chosen pairs, any value at places without a token.
-            dtype: What visibility is stored in.
+            pairs: Which blocks light can cross.
+            occlusion: What blocks it.
         """
-        is_token = (pairs.blocks.order != NOT_A_TOKEN).reshape(-1, pairs.blocks.tokens_per_block)
-        n_blocks = pairs.blocks.n_blocks
-        source, receiver = pairs.source[chosen] % n_blocks, pairs.receiver[chosen] % n_blocks
-        tiles = tiles.masked_fill_(~(is_token[source][:, :, None] & is_token[receiver][:, None, :]), 1.0)
-        kept = (tiles < 1).flatten(1).any(dim=1) | tiles.requires_grad
-        index = torch.full_like(pairs.source, ALL_VISIBLE)
-        index[chosen[kept]] = torch.arange(int(kept.sum()), device=index.device, dtype=index.dtype)
-        return cls(index, tiles[kept].to(dtype))
+        index, tiles, n_tiles = torch.full_like(pairs.source, ALL_VISIBLE), [], 0
+        for part in pairs.chunks():
+            beyond = pairs.beyond_reach(part)
+            pair, s, r = (beyond <= 0).nonzero().unbind(dim=1)
+            share = pairs.visibility(occlusion, part, pair, s, r)
+            some = share.new_ones(beyond.shape).index_put((pair, s, r), share)
+            kept = ((some < 1).flatten(1).any(dim=1) | some.requires_grad).nonzero().flatten()
+            index[kept + part.start] = torch.arange(n_tiles, n_tiles + len(kept), device=kept.device).to(index)
+            tiles.append(some[kept])
+            n_tiles += len(kept)
+        return cls(index, torch.cat(tiles))
+
+
+@dataclass(frozen=True, eq=False)
+class ReachedTokens:
+    """The receivers of each source block, token by token: not half of those in the blocks that its light crosses.
+
+    The receivers of source block i are starts[i] to starts[i + 1].
+
+    Args:
+        starts: Where the receivers of each source block begin, counted over the batch, and at last their number.
+        token: Each receiver.
+        beyond: How far it lies beyond the reach of that source of the block that comes nearest, in units of 10 px; 0 or
+            less.
+        index: Row of each receiver in `visible`; 0 where everything is visible.
+        visible: Share of the light from each place of the source block to a receiver that gets through; row 0 is 1.
+    """
+
+    starts: Int[Tensor, " starts"]
+    token: Int[Tensor, " e"]
+    beyond: Float[Tensor, " e"]
+    index: Int[Tensor, " e"]
+    visible: Float[Tensor, "rows s"]
+
+    @classmethod
+    def of(cls, pairs: BlockPairs, occlusion: Occlusion) -> ReachedTokens:
+        """Look at every receiver of every pair of blocks.
+
+        Args:
+            pairs: Which blocks light can cross.
+            occlusion: What blocks it.
+        """
+        block, token, beyond, index, visible, n_rows = [], [], [], [], [], 1
+        for part in pairs.chunks():
+            of_places = pairs.beyond_reach(part)
+            of_block = of_places.amin(dim=1)
+            pair, place = (of_block <= 0).nonzero().unbind(dim=1)
+            entry, s = (of_places.transpose(1, 2)[pair, place] <= 0).nonzero().unbind(dim=1)
+            share = pairs.visibility(occlusion, part, pair[entry], s, place[entry])
+            rows = share.new_ones(len(pair), of_places.shape[1]).index_put((entry, s), share)
+            kept = ((rows < 1).any(dim=1) | rows.requires_grad).nonzero().flatten()
+            numbers = torch.arange(n_rows, n_rows + len(kept), device=kept.device)
+            block.append(pairs.source[part][pair])
+            token.append(pairs.tokens(pairs.receiver[part])[pair, place])
+            beyond.append(of_block[pair, place])
+            index.append(torch.zeros_like(pair).index_copy_(0, kept, numbers))
+            visible.append(rows[kept])
+            n_rows += len(kept)
+        whole = visible[0].new_ones(1, pairs.blocks.tokens_per_block)
+        starts = _starts(torch.cat(block), pairs.source_starts.shape[0] - 1)
+        return cls(starts, torch.cat(token), torch.cat(beyond), torch.cat(index), torch.cat([whole, *visible]))
 
 
 def reach(radius: Float[Tensor, "b n"], *, hardness: float, logit_range: float = LOGIT_RANGE) -> Float[Tensor, "b n"]:
@@ -223,25 +325,12 @@ def block_pairs(reach: Float[Tensor, "b n"], position: Float[Tensor, "n 2"], blo
     places = torch.stack([blocks.arrange(axis, padding=math.inf) for axis in position.T], dim=-1)[source]
     away = torch.maximum(lower[receiver][:, None] - places, places - upper[receiver][:, None]).clamp_min_(0).norm(dim=2)
     crossed = (away <= reached[image, source]).any(dim=1)
-    first_block = image[crossed] * blocks.n_blocks
-    return _sorted_pairs(first_block + source[crossed], first_block + receiver[crossed], blocks, len(reach))
-
-
-def _sorted_pairs(source: Tensor, receiver: Tensor, blocks: TokenBlocks, n_images: int) -> BlockPairs:
-    n_blocks = n_images * blocks.n_blocks
+    n_blocks, first_block = len(reach) * blocks.n_blocks, image[crossed] * blocks.n_blocks
+    source, receiver = first_block + source[crossed], first_block + receiver[crossed]
     order = (source * n_blocks + receiver).argsort()
-    source, receiver = source[order], receiver[order]
-    return BlockPairs(
-        blocks,
-        source.int(),
-        receiver.int(),
-        source_starts=_starts(source, n_blocks),
-        by_receiver=(receiver * n_blocks + source).argsort().int(),
-        receiver_starts=_starts(receiver, n_blocks),
-    )
+    source, receiver = source[order].int(), receiver[order].int()
+    return BlockPairs(blocks, reach, position, source, receiver, _starts(source, n_blocks))
 
 
 def _starts(block: Tensor, n_blocks: int) -> Tensor:
-    counts = torch.zeros(n_blocks + 1, dtype=torch.int32, device=block.device)
-    ones = torch.ones_like(block, dtype=torch.int32)
-    return counts.scatter_add_(0, block + 1, ones).cumsum(dim=0, dtype=torch.int32)
+    return F.pad(block.bincount(minlength=n_blocks).cumsum(dim=0, dtype=torch.int32), (1, 0))

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float, Int, UInt16
 from torch import Tensor
 
-from bokehdiff.attention.blocks import BLOCK_HW, LOGIT_RANGE, BlockPairs
+from bokehdiff.attention.blocks import BLOCK_HW, LOGIT_RANGE, BlockPairs, VisibilityTiles
 from bokehdiff.attention.tokens import TokenOptics
 from bokehdiff.errors import InputError, MissingDependencyError
 
@@ -140,7 +140,7 @@ def fused_plan(optics: TokenOptics, *, hardness: float, logit_range: float = LOG
 
 def _plan(optics: TokenOptics, hardness: float, logit_range: float) -> FusedPlan:
     pairs = optics.block_pairs(hardness, block_hw=BLOCK_HW, logit_range=logit_range)
-    visibility = optics.occlusion.tiles(pairs)  # not kept: in single precision it is twice as large
+    visibility = VisibilityTiles.of(pairs, optics.occlusion)  # not kept: in single precision it is twice as large
     if visibility.tiles.requires_grad:
         raise InputError("backend 'fused' has no gradient for visibility: take backend 'local', or detach it")
     margins = disc_margins(optics, pairs)

@@ -5,17 +5,17 @@ Derivation and accuracy stand in docs/attention.md; positions are in pixels, x t
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from bokehdiff.attention.blocks import BlockPairs, VisibilityTiles
 from bokehdiff.attention.sheets import pick
 from bokehdiff.attention.tracing import LENS_POINTS, lens_points
-from bokehdiff.attention.visibility import token_centres
 
 MANY_POINTS = 512  # more than there are: two counts in one number
 LENS_CELLS = 128  # cells across the lens of the table that finds the nearest lens point
@@ -38,71 +38,48 @@ class LensOcclusion:
     grid_hw: tuple[int, int]
     pitch_px: tuple[float, float]
 
-    def visibility(self, sources: slice = slice(None)) -> Float[Tensor, "b n s"]:
+    def between(
+        self, image: Int[Tensor, " e"], source: Int[Tensor, " e"], receiver: Int[Tensor, " e"]
+    ) -> Float[Tensor, " e"]:
         """Share of those lens points that carry source k's light into token q, and are not blocked.
 
-        Concretely, with U[q, k] = {m: x_k + coc_px[k] u_m lies in token q}, visibility[q, k] is the mean of
-        sees[k, m] over U[q, k]. Where U is empty (q lies at or beyond the edge of the disc, or between points) the
-        lens point nearest to (x_q - x_k) / coc_px[k] decides; a source blurred by less than half a token takes the
-        whole lens for every q, so that nothing jumps when it passes through focus.
+        Concretely, with U[q, k] = {m: x_k + coc_px[k] u_m lies in token q}, the share is the mean of sees[k, m] over
+        U[q, k]. Where U is empty (q lies at or beyond the edge of the disc, or between points) the lens point nearest
+        to (x_q - x_k) / coc_px[k] decides; a source blurred by less than half a token takes the whole lens for every q,
+        so that nothing jumps when it passes through focus. Sources that see the whole lens cost nothing.
 
         Args:
-            sources: Which sources k; all by default.
+            image: Of each pair.
+            source: k.
+            receiver: q.
         """
-        centres = token_centres(self.grid_hw, self.pitch_px, device=self.sees.device)
-        n_images, n_tokens = self.coc_px.shape
-        every = torch.arange(n_tokens, device=self.sees.device)
-        image, source = torch.meshgrid(torch.arange(n_images, device=self.sees.device), every[sources], indexing="ij")
-        light = _Light.of(self, image.flatten(), source.flatten(), centres)
-        ray = torch.arange(len(light.source), device=self.sees.device)[:, None]
-        where = torch.where(light.cell >= 0, ray * n_tokens + light.cell, -1)
-        share = light.shares(where, ray.flatten(), centres.expand(len(ray), -1, 2))
-        return share.unflatten(0, (n_images, -1)).transpose(1, 2)
+        share = torch.ones(len(image), device=image.device)
+        token = image * self.coc_px.shape[1] + source
+        some = pick(self._is_dimmed, token).nonzero().flatten()
+        token, receiver = token[some], receiver[some]
+        is_there = torch.zeros(self.coc_px.numel(), dtype=torch.bool, device=image.device).index_fill_(0, token, True)
+        row = pick(is_there.cumsum(dim=0), token) - 1
+        for first, light in self._lights(is_there.nonzero().flatten()):
+            here = ((row >= first) & (row < first + len(light.token))).nonzero().flatten()
+            share[some[here]] = light.shares(row[here] - first, receiver[here])
+        return share
 
-    def tiles(self, pairs: BlockPairs, dtype: torch.dtype = torch.float32) -> VisibilityTiles:
-        """The same numbers, only for pairs of blocks that light can cross; tokens that see the whole lens cost nothing.
+    @cached_property
+    def _is_dimmed(self) -> Bool[Tensor, "b n"]:
+        """Which tokens do not see the whole lens."""
+        return ~self.sees.all(dim=2)
 
-        Args:
-            pairs: Which.
-            dtype: What visibility is stored in.
-        """
-        blocks = pairs.blocks
-        image, source = (~self.sees.all(dim=2)).nonzero().unbind(dim=1)
-        place = blocks.place[source].long()
-        starts = pairs.source_starts.long()
-        source_block = image * blocks.n_blocks + place // blocks.tokens_per_block
-        touched = torch.zeros(pairs.n_pairs + 1, dtype=torch.int64, device=image.device)
-        touched.index_add_(0, starts[source_block], torch.ones_like(source_block))
-        touched.index_add_(0, starts[source_block + 1], -torch.ones_like(source_block))
-        chosen = touched.cumsum(dim=0)[:-1].nonzero().flatten()
-        tile = torch.full_like(touched, -1)
-        tile[chosen] = torch.arange(len(chosen), device=image.device)
-        tiles = torch.ones(len(chosen), blocks.tokens_per_block, blocks.tokens_per_block, device=image.device)
-        some = max(1, RAYS_PER_CHUNK // LENS_POINTS)
-        for first in range(0, len(source), some):
+    def _lights(self, token: Int[Tensor, " j"]) -> Iterator[tuple[int, _Light]]:
+        """Sources, counted over the batch, so many at a time as fit into memory, and the place of the first."""
+        if not len(token):
+            return
+        coc_px = self.coc_px.view(-1)[token]
+        cells_hw = [int(coc_px.abs().max() / pitch_px + 0.5) for pitch_px in self.pitch_px]
+        some = max(1, RAYS_PER_CHUNK // max(LENS_POINTS, math.prod(2 * cells + 1 for cells in cells_hw)))
+        for first in range(0, len(token), some):
             part = slice(first, first + some)
-            row_source, pair, share = self._rows(pairs, image[part], source[part])
-            tiles[tile[pair], place[part][row_source] % blocks.tokens_per_block] = share
-        return VisibilityTiles.compressed(pairs, chosen, tiles, dtype)
-
-    def _rows(self, pairs: BlockPairs, image: Tensor, source: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Of some sources all rows of tiles: which source, which pair, and visibility at the receiver's places."""
-        blocks, per_block = pairs.blocks, pairs.blocks.tokens_per_block
-        centres = token_centres(self.grid_hw, self.pitch_px, device=image.device)
-        first_block = image * blocks.n_blocks
-        source_block = first_block + blocks.place[source].long() // per_block
-        first_pair, n_rows = pairs.source_starts[source_block].long(), pairs.source_starts.diff()[source_block].long()
-        first_row = n_rows.cumsum(dim=0) - n_rows
-        row_source = torch.arange(len(source), device=image.device).repeat_interleave(n_rows)
-        shift = first_pair - first_row
-        pair = torch.arange(len(row_source), device=image.device) + shift[row_source]
-        light = _Light.of(self, image, source, centres)
-        landed = pick(blocks.place, light.cell.clamp_min(0))
-        met = pairs.find(source_block[:, None], first_block[:, None] + landed // per_block)
-        row = met - shift[:, None]
-        where = (row * per_block).add_(landed % per_block).masked_fill_((light.cell < 0) | (met < 0), -1)
-        receiver = blocks.order.clamp_min(0).long().reshape(-1, per_block)[pairs.receiver[pair] % blocks.n_blocks]
-        return row_source, pair, light.shares(where, row_source, centres[receiver])
+            sees = self.sees.flatten(0, 1)[token[part]]
+            yield first, _Light(token[part], coc_px[part], sees, (cells_hw[0], cells_hw[1]), self)
 
     def to(self, device: torch.device | str) -> LensOcclusion:
         """The same on another device."""
@@ -111,66 +88,68 @@ class LensOcclusion:
 
 @dataclass(frozen=True, eq=False)
 class _Light:
-    """Some sources, where their rays land, and what of each arrives where.
+    """Where the rays of some sources land, counted in tokens from the source.
 
     Args:
-        source: Place in the list of sources.
-        sees: Whether the ray through lens point m meets nothing nearer.
-        centre: Of the source [px].
-        radius_px: Of its disc, signed; 1 in its place for a source that is blurred by less than half a token.
-        in_focus: Which those are.
-        cell: Token in which each ray lands, -1 beyond the image.
+        token: The sources, counted over the batch.
+        coc_px: Their signed circles of confusion.
+        sees: Which lens points they see.
+        cells_hw: How many tokens down and across a ray goes at most.
+        lens: Of the image.
     """
 
-    source: Int[Tensor, " j"]
+    token: Int[Tensor, " j"]
+    coc_px: Float[Tensor, " j"]
     sees: Bool[Tensor, "j m"]
-    centre: Float[Tensor, "j 2"]
-    radius_px: Float[Tensor, " j"]
-    in_focus: Bool[Tensor, " j"]
-    cell: Int[Tensor, "j m"]
+    cells_hw: tuple[int, int]
+    lens: LensOcclusion
 
-    @classmethod
-    def of(cls, lens: LensOcclusion, image: Tensor, source: Tensor, centres: Tensor) -> _Light:
-        """Of tokens `source` of images `image`."""
-        coc_px = lens.coc_px[image, source]
-        in_focus = coc_px.abs() < min(lens.pitch_px) / 2
-        radius_px = coc_px.masked_fill(in_focus, 1.0)
-        points = lens_points().to(source.device)
-        n_rows, n_columns = lens.grid_hw
-        x, y = torch.addcmul(centres[source].T[..., None], radius_px[:, None], points.T[:, None])
-        column, row = x.div_(lens.pitch_px[1]).floor_(), y.div_(lens.pitch_px[0]).floor_()
-        beyond = (row != row.clamp(0, n_rows - 1)) | (column != column.clamp(0, n_columns - 1))
-        cell = row.mul_(n_columns).add_(column).masked_fill_(beyond, -1.0).long()
-        return cls(source, lens.sees[image, source], centres[source], radius_px, in_focus, cell)
-
-    def shares(self, where: Tensor, row_source: Tensor, receiver: Tensor) -> Tensor:
-        """The formula of `LensOcclusion.visibility` for rows of receivers.
+    def shares(self, row: Int[Tensor, " e"], receiver: Int[Tensor, " e"]) -> Float[Tensor, " e"]:
+        """The formula of `LensOcclusion.between`.
 
         Args:
-            where: Entry of the result in which each ray lands [j m], counted over rows; -1 in none.
-            row_source: Source of each row.
-            receiver: Centres of the receivers [rows t 2] in pixels.
+            row: Which of the sources.
+            receiver: Token of its image.
         """
-        n_entries = receiver.shape[0] * receiver.shape[1]
-        counts = torch.zeros(n_entries + 1, dtype=torch.int32, device=where.device)
-        counted = 1 + MANY_POINTS * self.sees.int()
-        counts.scatter_add_(0, where.masked_fill(where < 0, n_entries).flatten(), counted.flatten())
-        n_points, n_open = counts[:-1] % MANY_POINTS, torch.div(counts[:-1], MANY_POINTS, rounding_mode="floor")
+        (pitch_y, pitch_x), n_columns, (rows, columns) = self.lens.pitch_px, self.lens.grid_hw[1], self.cells_hw
+        source = self.token[row] % self.lens.coc_px.shape[1]
+        down = torch.div(receiver, n_columns, rounding_mode="floor") - torch.div(
+            source, n_columns, rounding_mode="floor"
+        )
+        across = receiver % n_columns - source % n_columns
+        within = (down.abs() <= rows) & (across.abs() <= columns)
+        n_cells = (2 * rows + 1) * (2 * columns + 1)
+        cell = row * n_cells + (down + rows) * (2 * columns + 1) + (across + columns)
+        count = pick(self._counts(), cell.masked_fill_(~within, len(self.token) * n_cells))
+        n_points, n_open = count % MANY_POINTS, torch.div(count, MANY_POINTS, rounding_mode="floor")
         share = n_open / n_points.clamp_min(1)
-        row, column = (n_points == 0).reshape(receiver.shape[:2]).nonzero().unbind(dim=1)
-        source = row_source[row]
-        position = (receiver[row, column] - self.centre[source]) / self.radius_px[source, None]
-        share[n_points == 0] = self.sees[source, _nearest_point(position)].float()
-        whole = self.sees.float().mean(dim=1)[row_source, None]
-        return torch.where(self.in_focus[row_source, None], whole, share.reshape(receiver.shape[:2]))
+        in_focus = self.coc_px.abs() < min(self.lens.pitch_px) / 2
+        empty = (n_points == 0).nonzero().flatten()
+        of = row[empty]
+        radius_px = self.coc_px.masked_fill(in_focus, 1.0)[of]
+        point = _nearest_point(pitch_x * across[empty] / radius_px, pitch_y * down[empty] / radius_px)
+        share[empty] = self.sees[of, point].float()
+        return torch.where(in_focus[row], self.sees.float().mean(dim=1)[row], share)
+
+    def _counts(self) -> Int[Tensor, " cells"]:
+        """How many rays land in each token of the window around each source, and how many of them are open: two counts
+        in one number; at last 0 for all beyond the windows."""
+        rows, columns = self.cells_hw
+        n_cells = (2 * rows + 1) * (2 * columns + 1)
+        points, (pitch_y, pitch_x) = lens_points().to(self.token.device), self.lens.pitch_px
+        down = (self.coc_px[:, None] * (points[:, 1] / pitch_y)).add_(rows + 0.5).floor_()
+        across = (self.coc_px[:, None] * (points[:, 0] / pitch_x)).add_(columns + 0.5).floor_()
+        first = n_cells * torch.arange(len(self.token), device=points.device)
+        cell = down.mul_(2 * columns + 1).add_(across).int() + first[:, None]
+        counts = torch.zeros(len(self.token) * n_cells + 1, dtype=torch.int32, device=points.device)
+        return counts.scatter_add_(0, cell.flatten(), (1 + MANY_POINTS * self.sees.int()).flatten())
 
 
-def _nearest_point(lens_position: Float[Tensor, "e 2"]) -> Int[Tensor, " e"]:
+def _nearest_point(x: Float[Tensor, " e"], y: Float[Tensor, " e"]) -> Int[Tensor, " e"]:
     """The lens point nearest to a position, which is first pulled back to the lens's edge."""
-    nearest_point = _nearest_points_on_cpu().to(lens_position.device)
-    beyond = lens_position.norm(dim=-1, keepdim=True).clamp_min(1.0)
-    cell = ((lens_position / beyond + 1.0) * (LENS_CELLS / 2)).long().clamp(0, LENS_CELLS - 1)
-    return nearest_point[cell[..., 1], cell[..., 0]]
+    scale = torch.hypot(x, y).clamp_min_(1.0).reciprocal_().mul_(LENS_CELLS / 2)
+    column, row = ((position * scale).add_(LENS_CELLS / 2).long().clamp_(0, LENS_CELLS - 1) for position in (x, y))
+    return pick(_nearest_points_on_cpu().to(x.device), row * LENS_CELLS + column)
 
 
 @cache

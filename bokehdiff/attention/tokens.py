@@ -17,7 +17,6 @@ from bokehdiff.attention.blocks import (
     LOGIT_RANGE,
     BlockPairs,
     TokenBlocks,
-    VisibilityTiles,
     block_pairs,
     reach,
 )
@@ -152,7 +151,11 @@ class TokenOptics:
         distance = token_distance(
             self.grid_hw, self.pitch_px, convention=self.convention, sources=sources, device=self.coc.device
         )
-        return DenseOptics(distance, self.occlusion.visibility(sources))
+        every = torch.arange(self.n_tokens, device=self.coc.device)
+        images = torch.arange(len(self.coc), device=self.coc.device)
+        image, source, receiver = torch.meshgrid(images, every[sources], every, indexing="ij")
+        share = self.occlusion.between(image.flatten(), source.flatten(), receiver.flatten())
+        return DenseOptics(distance, share.reshape(image.shape).transpose(1, 2))
 
     def least_visibility(self, hardness: float) -> float:
         """What visibility is raised to at least: 0, or 0.01 in `released` while the disc is as soft as in training.
@@ -194,15 +197,6 @@ class TokenOptics:
             (hardness, block_hw, logit_range),
             lambda: block_pairs(within, self.position, self.blocks(block_hw)),
         )
-
-    def visibility_tiles(self, pairs: BlockPairs, dtype: torch.dtype = torch.float32) -> VisibilityTiles:
-        """Visibility between pairs of blocks, not yet raised to `least_visibility`; computed once, then kept.
-
-        Args:
-            pairs: As of `block_pairs`.
-            dtype: What it is stored in.
-        """
-        return self.derived("tiles", (pairs, dtype), lambda: self.occlusion.tiles(pairs, dtype))
 
     def derived(self, name: str, parameters: tuple[Any, ...], compute: Callable[[], Any]) -> Any:
         """What follows from the optics: computed when it is first asked for, then kept until other parameters come.
@@ -253,11 +247,14 @@ def _strength_px(
     disparity: Float[Tensor, "b h w"], coc_px: Float[Tensor, "b h w"], focus_disparity: float | Float[Tensor, " b"]
 ) -> Float[Tensor, " b"]:
     """The K of coc_px = K * (disparity - focus_disparity) by least squares, 0 where nothing is out of focus."""
-    defocus = circle_of_confusion(disparity, focus_disparity, 1.0)
-    power = defocus.square().sum(dim=(1, 2))
-    strength_px = (coc_px * defocus).sum(dim=(1, 2)) / power.clamp_min(torch.finfo(power.dtype).tiny)
-    misfit = (coc_px - strength_px[:, None, None] * defocus).flatten(1).norm(dim=1)
-    worst = float((misfit / coc_px.flatten(1).norm(dim=1).clamp_min(torch.finfo(power.dtype).tiny)).max())
+    defocus = circle_of_confusion(disparity, focus_disparity, 1.0).flatten(1)
+    circles, tiny = coc_px.flatten(1), torch.finfo(defocus.dtype).tiny
+    power, common, whole = (
+        torch.linalg.vecdot(a, b) for a, b in ((defocus, defocus), (circles, defocus), (circles,) * 2)
+    )
+    strength_px = common / power.clamp_min(tiny)
+    misfit = (whole - strength_px * common).clamp_min(0).sqrt()  # |coc_px - strength_px * defocus|
+    worst = float((misfit / whole.sqrt().clamp_min(tiny)).max())
     if worst > COC_MISFIT or bool((strength_px < 0).any()):
         raise InputError(
             "coc_px must be strength * (disparity - focus_disparity), positive in front of focus; "

@@ -11,10 +11,8 @@ from typing import Literal, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
-
-from bokehdiff.attention.blocks import BlockPairs, VisibilityTiles
 
 Convention = Literal["thin_lens", "released"]
 
@@ -138,14 +136,18 @@ def resized(pixels: Float[Tensor, "b h w"], size_hw: tuple[int, int]) -> Float[T
 
 @runtime_checkable
 class Occlusion(Protocol):
-    """What blocks light between tokens, in a form that gives the visibility of some sources or pairs of blocks."""
+    """What blocks light between tokens, told pair by pair."""
 
-    def visibility(self, sources: slice = slice(None)) -> Float[Tensor, "b n s"]:
-        """Share of the light of each of `sources` that gets through to every receiver, in [0, 1]."""
-        ...
+    def between(
+        self, image: Int[Tensor, " e"], source: Int[Tensor, " e"], receiver: Int[Tensor, " e"]
+    ) -> Float[Tensor, " e"]:
+        """Share of the light from a source to a receiver that nothing blocks, in [0, 1].
 
-    def tiles(self, pairs: BlockPairs, dtype: torch.dtype = torch.float32) -> VisibilityTiles:
-        """The same numbers, only for pairs of blocks that light can cross."""
+        Args:
+            image: Of each pair of tokens.
+            source: Its source.
+            receiver: Its receiver.
+        """
         ...
 
     def to(self, device: torch.device | str) -> Occlusion:

@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bokehdiff.attention import INFERENCE_HARDNESS
-from bokehdiff.attention.blocks import ALL_VISIBLE, NOT_A_TOKEN, TokenBlocks, reach
+from bokehdiff.attention.blocks import ALL_VISIBLE, NOT_A_TOKEN, ReachedTokens, TokenBlocks, VisibilityTiles, reach
 from bokehdiff.attention.tokens import TokenOptics
 from bokehdiff.errors import InputError
 from tests.attention.scenes import layered_disparity, optics_of
+from tests.helpers import assert_close
 
 sizes = st.tuples(st.integers(1, 13), st.integers(1, 13))
 
@@ -61,7 +62,7 @@ def test_pairs_are_those_whose_tokens_are_within_reach(convention, grid_hw, bloc
     for b in range(2):
         q, k = (distance <= far[b][None]).nonzero().unbind(dim=1)
         needed = torch.stack([block[k], block[q]], dim=1).unique(dim=0).int() + b * blocks.n_blocks
-        assert bool((pairs.find(needed[:, 0], needed[:, 1]) >= 0).all())
+        assert set(map(tuple, needed.tolist())) <= set(zip(pairs.source.tolist(), pairs.receiver.tolist(), strict=True))
         n_needed += len(needed)
     assert pairs.n_pairs <= 1.1 * n_needed
     assert bool((pairs.source // blocks.n_blocks == pairs.receiver // blocks.n_blocks).all())
@@ -78,9 +79,9 @@ def test_pairs_are_sorted_both_ways_and_each_block_is_its_own_neighbour():
         own = pairs.by_receiver[pairs.receiver_starts[block] : pairs.receiver_starts[block + 1]].long()
         assert bool((pairs.receiver[own] == block).all())
         assert bool((pairs.source[own].diff() > 0).all())
-    every = torch.arange(n_blocks)
-    assert bool((pairs.find(every, every) >= 0).all())
-    assert pairs.find(torch.tensor([0]), torch.tensor([n_blocks - 1])).item() == -1
+    found = set(keys.tolist())
+    assert {block * (n_blocks + 1) for block in range(n_blocks)} <= found
+    assert n_blocks - 1 not in found
 
 
 def test_light_that_is_left_out_is_less_than_a_millionth():
@@ -105,24 +106,30 @@ def test_an_infinite_range_of_logits_leaves_nothing_out():
     assert pairs.n_pairs == 2 * pairs.blocks.n_blocks**2
 
 
+def in_small_chunks(monkeypatch):
+    monkeypatch.setattr("bokehdiff.attention.blocks.DISTANCES_PER_CHUNK", 1000)
+    monkeypatch.setattr("bokehdiff.attention.thin_lens.RAYS_PER_CHUNK", 5 * 256)
+    monkeypatch.setattr("bokehdiff.attention.released.RAYS_PER_CHUNK", 100)
+
+
 @pytest.mark.parametrize("convention", ["thin_lens", "released"])
 @pytest.mark.parametrize(
     ("grid_hw", "block_hw"), [((6, 9), (2, 2)), ((5, 7), (4, 3)), ((3, 4), (8, 8)), ((1, 1), (1, 1))]
 )
-def test_tiles_hold_the_dense_numbers(monkeypatch, convention, grid_hw, block_hw):
-    monkeypatch.setattr("bokehdiff.attention.thin_lens.RAYS_PER_CHUNK", 5 * 256)
-    monkeypatch.setattr("bokehdiff.attention.released.RAYS_PER_CHUNK", 100)
+def test_tiles_hold_the_dense_numbers_of_tokens_within_reach(monkeypatch, convention, grid_hw, block_hw):
+    in_small_chunks(monkeypatch)
     optics = two_scenes(grid_hw, convention=convention)
     pairs = optics.block_pairs(INFERENCE_HARDNESS, block_hw=block_hw, logit_range=2.0)
-    compressed = optics.visibility_tiles(pairs)
-    dense, order = optics.dense().visibility, pairs.blocks.order.reshape(-1, pairs.blocks.tokens_per_block)
+    compressed = VisibilityTiles.of(pairs, optics.occlusion)
+    dense, order = optics.dense().visibility, pairs.blocks.order.reshape(-1, pairs.blocks.tokens_per_block).long()
+    within = optics.dense().distance <= reach(optics.coc, hardness=INFERENCE_HARDNESS, logit_range=2.0)[:, None]
     assert compressed.index.shape == pairs.source.shape
     assert compressed.index.max() == len(compressed.tiles) - 1
     for p in range(pairs.n_pairs):
         image, source = divmod(int(pairs.source[p]), pairs.blocks.n_blocks)
         k, q = order[source], order[int(pairs.receiver[p]) % pairs.blocks.n_blocks]
-        there = (k >= 0)[:, None] & (q >= 0)[None]
-        expected = dense[image][q.clamp_min(0).long()][:, k.clamp_min(0).long()].T.where(there, torch.tensor(1.0))
+        counts = (k >= 0)[:, None] & (q >= 0)[None] & within[image][q][:, k].T
+        expected = dense[image][q][:, k].T.where(counts, torch.tensor(1.0))
         index = int(compressed.index[p])
         if index == ALL_VISIBLE:
             assert bool((expected == 1).all())
@@ -131,18 +138,43 @@ def test_tiles_hold_the_dense_numbers(monkeypatch, convention, grid_hw, block_hw
             assert bool((expected < 1).any())
 
 
-def test_where_nothing_is_in_the_way_no_tile_is_stored():
+@pytest.mark.parametrize("convention", ["thin_lens", "released"])
+@pytest.mark.parametrize(("grid_hw", "block_hw"), [((6, 9), (2, 2)), ((5, 7), (4, 3)), ((1, 1), (4, 4))])
+def test_reached_tokens_are_those_that_any_source_of_a_block_reaches(monkeypatch, convention, grid_hw, block_hw):
+    in_small_chunks(monkeypatch)
+    optics = two_scenes(grid_hw, convention=convention)
+    pairs = optics.block_pairs(INFERENCE_HARDNESS, block_hw=block_hw, logit_range=2.0)
+    reached = ReachedTokens.of(pairs, optics.occlusion)
+    beyond = optics.dense().distance - reach(optics.coc, hardness=INFERENCE_HARDNESS, logit_range=2.0)[:, None]
+    members = pairs.blocks.order.reshape(-1, pairs.blocks.tokens_per_block).long()
+    assert torch.equal(reached.visible[0], torch.ones(pairs.blocks.tokens_per_block))
+    for block in range(2 * pairs.blocks.n_blocks):
+        image, source = divmod(block, pairs.blocks.n_blocks)
+        places = (members[source] != NOT_A_TOKEN).nonzero().flatten()
+        of_sources = beyond[image][:, members[source][places]]
+        own = slice(int(reached.starts[block]), int(reached.starts[block + 1]))
+        token = reached.token[own].long()
+        assert torch.equal(token.sort().values, (of_sources.amin(dim=1) <= 0).nonzero().flatten())
+        assert_close(reached.beyond[own], of_sources[token].amin(dim=1))
+        dense = optics.dense().visibility[image][token][:, members[source][places]]
+        got = reached.visible[reached.index[own]][:, places]
+        assert torch.equal(got, dense.where(of_sources[token] <= 0, torch.tensor(1.0)))
+
+
+def test_where_nothing_is_in_the_way_nothing_is_stored():
     optics = optics_of(torch.full((1, 64, 64), 0.7), (4, 4), focus=0.2)
-    compressed = optics.visibility_tiles(optics.block_pairs(INFERENCE_HARDNESS, block_hw=(2, 2)), torch.float16)
+    pairs = optics.block_pairs(INFERENCE_HARDNESS, block_hw=(2, 2))
+    compressed = VisibilityTiles.of(pairs, optics.occlusion)
     assert compressed.tiles.shape == (0, 4, 4)
-    assert compressed.tiles.dtype == torch.float16
     assert bool((compressed.index == ALL_VISIBLE).all())
+    reached = ReachedTokens.of(pairs, optics.occlusion)
+    assert reached.visible.shape == (1, 4)
+    assert not reached.index.any()
 
 
-def test_blocks_pairs_and_tiles_are_made_once():
+def test_blocks_and_pairs_are_made_once():
     optics = two_scenes((6, 7))
     pairs = optics.block_pairs(5.0)
     assert optics.block_pairs(5.0) is pairs
     assert optics.block_pairs(5.0, logit_range=1.0) is not pairs
-    assert optics.visibility_tiles(pairs) is optics.visibility_tiles(pairs)
     assert optics.to("cpu").block_pairs(5.0) is not pairs

@@ -11,7 +11,6 @@ import torch.nn.functional as F
 
 from benchmarks.published_attention import published_attention, published_occlusion
 from bokehdiff.attention import pisa_attention
-from bokehdiff.attention.released import released_occlusion
 from tests.attention.scenes import layered_disparity, optics_of
 from tests.helpers import SHARED, assert_close
 
@@ -20,10 +19,10 @@ GOLDEN = SHARED / "golden" / "pisa_released_512.npz"
 
 def test_the_baseline_blocks_what_the_released_convention_blocks():
     disparity = torch.cat([layered_disparity(seed, (96, 96)) for seed in (1, 2)])
-    ours = released_occlusion(disparity, (6, 6), n_jittered=3)
-    got = published_occlusion(disparity, 6, ours.jitter)
+    ours = optics_of(disparity, (6, 6), convention="released", n_jittered=3)
+    got = published_occlusion(disparity, 6, ours.occlusion.jitter)
     assert 0.1 < got.mean() < 0.9
-    assert (got != 1 - ours.visibility()).float().mean() < 1e-3  # rounding may turn a look that grazes an edge
+    assert (got != 1 - ours.dense().visibility).float().mean() < 1e-3  # rounding may turn a look that grazes an edge
 
 
 def test_the_baseline_attends_as_the_definition_does():

@@ -24,7 +24,7 @@ from bokehdiff.optics import Aperture
 
 LENS_POINTS = 256  # shares of the lens are known to 1/256; a disc of 9 tokens' radius still has one point per token
 GROUP_POINTS = 8  # neighbouring lens points whose rays are bounded together; changes speed, not the result
-LOOKS_PER_CHUNK = 2**17  # bounds memory to some 10 MB; does not change the result
+LOOKS_PER_CHUNK = 2**18  # bounds memory to some 20 MB; does not change the result
 CELL_PX = 4  # cells of the sets; larger where rays go far ...
 MOST_CELLS = 64  # ... so that they go this many cells at most
 SET_BITS = 61  # for the levels of a ray; a signed number of 64 bits has two more

@@ -228,17 +228,18 @@ class Pass:
         return time.perf_counter()
 
     def cost(self) -> tuple[float, float]:
-        """Operations and bytes of attention's forward pass; of ours, for the pairs of blocks that light can cross."""
+        """Operations and bytes of attention's forward pass; of ours, for what light reaches by the stated bound."""
         token = self.layers[0][0]
         moved_bytes, n_weights = 4 * token.numel() * token.element_size(), self.case.n_tokens**2
-        if self.optics is not None:
-            back_end = fused if self.case.device == "cuda" else local
-            plan = (fused.fused_plan if self.case.device == "cuda" else local.local_plan)(
-                self.optics, hardness=INFERENCE_HARDNESS
-            )
-            pairs = self.optics.block_pairs(INFERENCE_HARDNESS, block_hw=back_end.BLOCK_HW)
+        if self.optics is not None and self.case.device == "cuda":
+            tiles = fused.fused_plan(self.optics, hardness=INFERENCE_HARDNESS).tiles
+            pairs = self.optics.block_pairs(INFERENCE_HARDNESS, block_hw=fused.BLOCK_HW)
             n_weights = pairs.n_pairs * pairs.blocks.tokens_per_block**2
-            moved_bytes += plan.tiles.numel() * plan.tiles.element_size()
+            moved_bytes += tiles.numel() * tiles.element_size()
+        elif self.optics is not None:
+            plan = local.local_plan(self.optics, hardness=INFERENCE_HARDNESS)
+            n_weights = plan.n_receivers * math.prod(local.BLOCK_HW)
+            moved_bytes += plan.visible.numel() * plan.visible.element_size()
         return LAYERS * HEADS * n_weights * 4.0 * WIDTH, float(LAYERS * moved_bytes)
 
 

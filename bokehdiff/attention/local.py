@@ -87,6 +87,11 @@ class LocalPlan:
     structure: list[Tensor]
     visible: Float[Tensor, "rows s"]
 
+    @property
+    def n_receivers(self) -> int:
+        """How many receivers all source blocks have together, by the stated range of logits."""
+        return self.structure[2].shape[0]
+
 
 def local_plan(optics: TokenOptics, *, hardness: float, logit_range: float = LOGIT_RANGE) -> LocalPlan:
     """Find out which blocks light can cross; computed at the first call, then kept by the optics.

@@ -41,13 +41,11 @@ class TokenBlocks:
 
     Args:
         order: Token at each place, `NOT_A_TOKEN` where there is none; block after block, row by row in both.
-        place: Place of each token: order[place[i]] = i.
         grid_hw: Tokens down and across.
         block_hw: Tokens of a block down and across.
     """
 
     order: Int[Tensor, " m"]
-    place: Int[Tensor, " n"]
     grid_hw: tuple[int, int]
     block_hw: tuple[int, int]
 
@@ -72,8 +70,7 @@ class TokenBlocks:
         tokens = torch.arange(rows * columns, device=device, dtype=torch.int32).reshape(rows, columns)
         padded = F.pad(tokens, (0, -columns % width, 0, -rows % height), value=NOT_A_TOKEN)
         order = padded.unflatten(0, (-1, height)).unflatten(2, (-1, width)).transpose(1, 2).flatten()
-        place = (order != NOT_A_TOKEN).nonzero().flatten()[order[order != NOT_A_TOKEN].argsort()]
-        return cls(order, place.to(torch.int32), grid_hw, block_hw)
+        return cls(order, grid_hw, block_hw)
 
     @property
     def blocks_hw(self) -> tuple[int, int]:

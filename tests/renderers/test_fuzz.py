@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from bokehdiff.errors import InputError
@@ -22,7 +22,8 @@ UNMIXED_GAIN = 20.0  # a surface that is a twentieth of a pixel may have sent al
 QUICK = settings(
     max_examples=20, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
 )
-THOROUGH = settings(QUICK, max_examples=600)
+# A counterexample is told as it was found: making it smaller takes longer than all the examples.
+THOROUGH = settings(QUICK, max_examples=300, phases=[Phase.generate])
 profiles = pytest.mark.parametrize(
     "profile", [pytest.param(QUICK, id="quick"), pytest.param(THOROUGH, id="thorough", marks=pytest.mark.slow)]
 )
@@ -126,7 +127,7 @@ def test_photographs_of_any_kind_give_light_within_what_they_hold(method, profil
         got = render_photo(image, disparity, through, matte=subject, method=method)
         assert got.shape == image.shape
         assert got.dtype == dtype
-        unmixes = method == "layered" or (method == "occlusion_aware" and matte == "soft")
+        unmixes = method != "scatter" and matte in ("none", "soft")
         check_light(got, float(image.max()), gain=UNMIXED_GAIN if unmixes else 1.0)
         assert got.equal(render_photo(image, disparity, through, matte=subject, method=method)), "the same every time"
 

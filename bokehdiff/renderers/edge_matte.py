@@ -61,7 +61,7 @@ def edge_matte(image_linear: Float[Tensor, "b 3 h w"], coc_px: Float[Tensor, "b 
         image_linear: The photograph.
         coc_px: Signed circle of confusion [px].
     """
-    nearest_px, farthest_px = _extremes(coc_px)
+    nearest_px, farthest_px = _meeting(coc_px)
     band = opacity(nearest_px, farthest_px) > 0
     light = image_linear.permute(0, 2, 3, 1).reshape(-1, 3)
     scene = _Scene(light, light.clamp_max(DISPLAY_WHITE), coc_px.flatten(), band.flatten(), *coc_px.shape[1:])
@@ -89,11 +89,17 @@ def edge_matte(image_linear: Float[Tensor, "b 3 h w"], coc_px: Float[Tensor, "b 
     )
 
 
-def _extremes(coc_px: Float[Tensor, "b h w"]) -> tuple[Float[Tensor, "b h w"], Float[Tensor, "b h w"]]:
-    """Of each pixel and its neighbours; to tell surfaces by, without gradients: on a plane all tie."""
-    plane = coc_px.detach()[:, None]
-    nearest = F.max_pool2d(plane, 3, stride=1, padding=1)[:, 0]
-    return nearest, -F.max_pool2d(-plane, 3, stride=1, padding=1)[:, 0]
+def _meeting(coc_px: Float[Tensor, "b h w"]) -> tuple[Float[Tensor, "b h w"], Float[Tensor, "b h w"]]:
+    """The near and the far surface of each pixel; to tell surfaces by, without gradients: on a plane all tie.
+
+    They are the extremes of the pixel and its neighbours. But of three surfaces that meet, the middle one's pixels are
+    far themselves: told from the farthest by colour, they would count as a share of the near one and move with it.
+    """
+    plane = coc_px.detach()
+    nearest = F.max_pool2d(plane[:, None], 3, stride=1, padding=1)[:, 0]
+    farthest = -F.max_pool2d(-plane[:, None], 3, stride=1, padding=1)[:, 0]
+    middle = (opacity(nearest, plane) > 0) & (opacity(plane, farthest) > 0)
+    return nearest, torch.where(middle, plane, farthest)
 
 
 @dataclass(frozen=True)

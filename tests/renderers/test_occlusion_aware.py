@@ -231,3 +231,19 @@ def test_the_share_of_mixed_pixels_is_read_from_their_colours():
     assert ((matte.trust >= 0.0) & (matte.trust <= 1.0)).all()
     plate = matte.behind.permute(0, 2, 3, 1)[sure]
     torch.testing.assert_close(plate, wall.view(1, 3).expand_as(plate), rtol=0, atol=0.06)
+
+
+def test_where_three_surfaces_meet_the_middle_one_is_no_share_of_the_near_one():
+    """A dark bar in focus before a leaf before a white sky: the leaf beside the bar is no mixture of bar and sky."""
+    coc_px = torch.full((1, 20, 20), -20.0)
+    coc_px[:, :10] = -10.0
+    coc_px[:, :, :10] = 0.0
+    colours = {0.0: (0.2, 0.1, 0.05), -10.0: (0.1, 0.6, 0.1), -20.0: (1.0, 1.0, 1.0)}
+    image = torch.zeros(1, 3, 20, 20)
+    for surface_px, colour in colours.items():
+        image = torch.where(coc_px[:, None] == surface_px, torch.tensor(colour).view(3, 1, 1), image)
+    matte = edge_matte(image, coc_px)
+    assert matte.band[0, 9, 10]
+    assert float(matte.share[0, 9, 10]) < 0.05
+    assert float(matte.far_px[0, 9, 10]) == -10.0
+    torch.testing.assert_close(matte.behind[0, :, 9, 10], torch.tensor(colours[-10.0]), rtol=0, atol=0.02)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import combinations
 
@@ -16,11 +16,14 @@ from torch import Tensor
 
 from bokehdiff.renderers.layers import LayerStack
 from bokehdiff.renderers.rays import RAYS_PER_SUM, Gathered, Rays, image_field
+from bokehdiff.tiling import Window
 
 # Pixels of a strip of the picture: its few buffers stay in a processor's cache, and OpenCV leaves it to one thread.
 STRIP_PX = 2**16
+# Strips are halved where layers cross inside, as pixels with orders of their own take three times as long, but not
+# below this: each call costs as much as some thousand pixels.
+LEAST_CROSSING_PX = 2**13
 
-Rows = tuple[int, int]
 Box = tuple[slice, slice]
 WHOLE: Box = (slice(None), slice(None))
 
@@ -45,7 +48,7 @@ class _Scene:
 
 @dataclass
 class _Held:
-    """What a layer last looked like on a strip, kept while rays meet it alike: in focus they all do."""
+    """What a layer last looked like in a window, kept while rays meet it alike: in focus they all do."""
 
     seen: np.ndarray
     passing: np.ndarray
@@ -53,7 +56,7 @@ class _Held:
 
 
 def trace_cpu(stack: LayerStack, rays: Rays) -> Gathered:
-    """The `Trace` on OpenCV's warpAffine: float32 on the CPU, no gradients, strips on as many threads as torch uses.
+    """The `Trace` on OpenCV's warpAffine: float32 on the CPU, no gradients, windows on as many threads as torch uses.
 
     OpenCV 5 interpolates exactly; OpenCV 4 rounds places to 1/32 px, which costs nothing that can be seen.
 
@@ -61,16 +64,38 @@ def trace_cpu(stack: LayerStack, rays: Rays) -> Gathered:
         stack: Layers.
         rays: What to trace.
     """
-    height, width = stack.size_hw
-    n_rows = max(1, STRIP_PX // width)
-    strips = [(top, min(top + n_rows, height)) for top in range(0, height, n_rows)]
-    images = []
+    images, light = [], torch.zeros(stack.size_hw)
     with torch.no_grad(), ThreadPoolExecutor(torch.get_num_threads()) as pool:
         for rgba, planes, walks in zip(stack.rgba_linear, stack.planes, rays.walks_px.unbind(dim=1), strict=True):
-            traced = list(pool.map(partial(_trace_strip, _scene(rgba, planes, walks), rays), strips))
-            images.append(np.concatenate([strip for strip, _ in traced]))
-    light = torch.cat([light for _, light in traced])
+            scene = _scene(rgba, planes, walks)
+            windows = [part for strip in _strips(stack.size_hw) for part in _parted(scene, strip)]
+            images.append(np.empty(scene.layers[0].shape, np.float32))
+            traced = pool.map(partial(_trace_window, scene, rays), windows)
+            for window, (seen, passed) in zip(windows, traced, strict=True):
+                images[-1][_slices_of(window)] = seen
+                window.cut(light)[:] = passed
     return Gathered(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2), light)
+
+
+def _strips(size_hw: tuple[int, int]) -> list[Window]:
+    height, width = size_hw
+    n_rows = max(1, STRIP_PX // width)
+    return [Window(top, 0, min(n_rows, height - top), width) for top in range(0, height, n_rows)]
+
+
+def _parted(scene: _Scene, window: Window) -> list[Window]:
+    """The window, halved and halved again where layers cross inside."""
+    if window.height * window.width < 2 * LEAST_CROSSING_PX or None not in _fixed_orders(scene.met, window):
+        return [window]
+    if window.width >= window.height:
+        half = window.width // 2
+        first = replace(window, width=half)
+        second = replace(window, left=window.left + half, width=window.width - half)
+    else:
+        half = window.height // 2
+        first = replace(window, height=half)
+        second = replace(window, top=window.top + half, height=window.height - half)
+    return [*_parted(scene, first), *_parted(scene, second)]
 
 
 def _scene(rgba: Float[Tensor, "l 4 h w"], planes: Float[Tensor, "l 3"], walks: Float[Tensor, "n l 2 3"]) -> _Scene:
@@ -96,14 +121,16 @@ def _bounds(layer: np.ndarray) -> tuple[float, float, float, float]:
     return left, top, right, bottom
 
 
-def _trace_strip(scene: _Scene, rays: Rays, rows: Rows) -> tuple[Float[np.ndarray, "sh w 4"], Float[Tensor, "sh w"]]:
-    """Some rows of the picture, and the light that reached them."""
+def _trace_window(
+    scene: _Scene, rays: Rays, window: Window
+) -> tuple[Float[np.ndarray, "wh ww 4"], Float[Tensor, "wh ww"]]:
+    """A part of the picture, and the light that reached it."""
     height, width, n_channels = scene.layers[0].shape
-    shape = (rows[1] - rows[0], width, n_channels)
-    places = image_field(_centres(rows, width), (height, width))
+    shape = (window.height, window.width, n_channels)
+    places = image_field(_centres(window), (height, width))
     gathered, light = np.zeros(shape, np.float32), torch.zeros(shape[:2])
     some_gathered, some_light = np.zeros_like(gathered), torch.zeros_like(light)
-    for i, seen in enumerate(_seen_by_rays(scene, rows)):
+    for i, seen in enumerate(_seen_by_rays(scene, window)):
         if rays.aperture.cat_eye:
             carried = rays.light(i, places)
             cv2.accumulateProduct(seen, cv2.merge([carried.numpy()] * n_channels), some_gathered)
@@ -118,15 +145,15 @@ def _trace_strip(scene: _Scene, rays: Rays, rows: Rows) -> tuple[Float[np.ndarra
     return gathered, light if rays.aperture.cat_eye else light + rays.weights.sum()
 
 
-def _seen_by_rays(scene: _Scene, rows: Rows) -> Iterator[np.ndarray]:
-    """Some rows as the scene looks through each point of the lens, in a buffer that is written again."""
-    shape = (rows[1] - rows[0], *scene.layers[0].shape[1:])
+def _seen_by_rays(scene: _Scene, window: Window) -> Iterator[np.ndarray]:
+    """A window as the scene looks through each point of the lens, in a buffer that is written again."""
+    shape = (window.height, window.width, scene.layers[0].shape[2])
     buffer = np.empty(shape, np.float32)
     held = [_Held(np.empty(shape, np.float32), np.empty(shape, np.float32)) for _ in scene.layers]
-    orders, boxes = _fixed_orders(scene.met, rows, shape[1]), _boxes(scene, rows)
-    for maps, met, order, box in zip(_from_strip(scene.maps, rows[0]), scene.met, orders, boxes, strict=True):
+    orders, boxes = _fixed_orders(scene.met, window), _boxes(scene, window)
+    for maps, met, order, box in zip(_from_window(scene.maps, window), scene.met, orders, boxes, strict=True):
         if order is None:
-            yield _crossing_composite(scene, maps, met, rows)
+            yield _crossing_composite(scene, maps, met, window)
         else:
             yield _lay_over(scene.layers, maps, box, order, held, into=buffer)
 
@@ -161,7 +188,7 @@ def _lay_over(
 
 
 def _warp(layer: np.ndarray, to_layer: np.ndarray, into: np.ndarray, box: Box = WHOLE) -> None:
-    """Look up the layer at every pixel of a box of the strip."""
+    """Look up the layer at every pixel of a box of the window."""
     target = into[box]
     if not target.size:
         return
@@ -178,48 +205,52 @@ def _slices(box: np.ndarray) -> Box:
     return slice(top, bottom), slice(left, right)
 
 
-def _boxes(scene: _Scene, rows: Rows) -> np.ndarray:
-    """For each ray and layer, (left, top, right, bottom) of the strip's pixels that may see anything of it.
+def _slices_of(window: Window) -> Box:
+    return slice(window.top, window.top + window.height), slice(window.left, window.left + window.width)
+
+
+def _boxes(scene: _Scene, window: Window) -> np.ndarray:
+    """For each ray and layer, (left, top, right, bottom) of the window's pixels that may see anything of it.
 
     Along a row the place in the layer moves to the right, and along a column down: no layer is as steep as a ray.
     """
-    width = scene.layers[0].shape[1]
+    sides = ((window.left, window.left + window.width), (window.top, window.top + window.height))
     ranges = []
-    for axis, ends in ((0, rows), (1, (0, width))):
+    for axis, (start, stop) in enumerate(sides):
         along, across, constant = (
             scene.maps[:, :, axis, axis],
             scene.maps[:, :, axis, 1 - axis],
             scene.maps[:, :, axis, 2],
         )
-        at_ends = [across * end + constant for end in ends]
+        at_ends = [across * end + constant for end in sides[1 - axis]]
         first = np.minimum(*((scene.bounds[:, axis] - place) / along for place in at_ends))
         last = np.maximum(*((scene.bounds[:, 2 + axis] - place) / along for place in at_ends))
-        start, stop = (0, width) if axis == 0 else rows
         # One pixel more on both sides keeps rounding harmless.
         ranges.append([np.clip(edge, start, stop) - start for edge in (np.floor(first) - 1, np.ceil(last) + 1)])
     (left, right), (top, bottom) = ranges
     return np.stack([left, top, right, bottom], axis=-1).astype(int)
 
 
-def _centres(rows: Rows, width: int) -> Float[Tensor, "2 sh w"]:
-    """Coordinates (x, y) of the pixel centres of some rows [px]."""
-    x, y = torch.arange(width) + 0.5, torch.arange(*rows) + 0.5
+def _centres(window: Window) -> Float[Tensor, "2 wh ww"]:
+    """Coordinates (x, y) of the pixel centres of a window [px]."""
+    x, y = torch.arange(window.width) + window.left + 0.5, torch.arange(window.height) + window.top + 0.5
     return torch.stack(torch.meshgrid(x, y, indexing="xy"))
 
 
-def _from_strip(maps: Float[np.ndarray, "n l 2 3"], first_row: int) -> Float[np.ndarray, "n l 2 3"]:
-    """The same maps as OpenCV counts: from the centre of the strip's first pixel, where we have the image's corner."""
+def _from_window(maps: Float[np.ndarray, "n l 2 3"], window: Window) -> Float[np.ndarray, "n l 2 3"]:
+    """The same maps as OpenCV counts: from the centre of the window's first pixel, where we have the image's corner."""
     shifted = maps.copy()
-    shifted[..., 2] += 0.5 * maps[..., 0] + (first_row + 0.5) * maps[..., 1] - 0.5
+    shifted[..., 2] += (window.left + 0.5) * maps[..., 0] + (window.top + 0.5) * maps[..., 1] - 0.5
     return shifted
 
 
-def _fixed_orders(met: Float[np.ndarray, "n l 3"], rows: Rows, width: int) -> list[list[int] | None]:
-    """For each ray the order, near first, that holds all over the strip; None where layers cross inside it.
+def _fixed_orders(met: Float[np.ndarray, "n l 3"], window: Window) -> list[list[int] | None]:
+    """For each ray the order, near first, that holds all over the window; None where layers cross inside it.
 
     Two affine functions that are ordered at the four corners are ordered everywhere between.
     """
-    corners = np.array([[1.0, x, y] for x in (0.0, width) for y in rows])
+    right, bottom = window.left + window.width, window.top + window.height
+    corners = np.array([[1.0, x, y] for x in (window.left, right) for y in (window.top, bottom)])
     at_corners = met @ corners.T
     order = np.argsort(-at_corners[..., 0], axis=1, kind="stable")
     falling = np.diff(np.take_along_axis(at_corners, order[..., None], axis=1), axis=1)
@@ -229,15 +260,16 @@ def _fixed_orders(met: Float[np.ndarray, "n l 3"], rows: Rows, width: int) -> li
     return [kept.tolist() if fixed else None for kept, fixed in zip(order, holds.tolist(), strict=True)]
 
 
-def _crossing_composite(scene: _Scene, maps: np.ndarray, met: np.ndarray, rows: Rows) -> np.ndarray:
+def _crossing_composite(scene: _Scene, maps: np.ndarray, met: np.ndarray, window: Window) -> np.ndarray:
     """Layers over one another in an order that each pixel has of its own.
 
     Concretely, out = sum over i of seen[i] * product over the layers j nearer than i at the pixel of (1 - alpha[j]).
     Pairs are compared one by one, along affine functions: a sort of every pixel takes ten times as long.
     """
-    width, n_channels = scene.layers[0].shape[1:]
-    x, y = np.arange(width) + 0.5, np.arange(*rows)[:, None] + 0.5
-    seen = np.empty((len(scene.layers), rows[1] - rows[0], width, n_channels), np.float32)
+    n_channels = scene.layers[0].shape[2]
+    x = np.arange(window.width) + window.left + 0.5
+    y = np.arange(window.height)[:, None] + window.top + 0.5
+    seen = np.empty((len(scene.layers), window.height, window.width, n_channels), np.float32)
     for layer, to_layer, into in zip(scene.layers, maps, seen, strict=True):
         _warp(layer, to_layer, into)
     passing = 1.0 - seen[..., 3]

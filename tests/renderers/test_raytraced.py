@@ -10,7 +10,7 @@ import torch
 
 from bokehdiff.errors import InputError
 from bokehdiff.optics import Aperture, Lens
-from bokehdiff.renderers import BACKENDS, LayerStack, render_layers
+from bokehdiff.renderers import BACKENDS, LayerStack, raytraced_cpu, render_layers
 from bokehdiff.renderers.lens_values import lens_values
 from bokehdiff.renderers.prefilter import gaussian_blur, prefiltered
 from bokehdiff.renderers.rays import Rays, walks
@@ -135,11 +135,12 @@ def test_blur_grows_linearly_with_aperture_and_with_size(backend):
     square = (torch.arange(81) - 40.0).square()
     spreads = []
     for strength in (20.0, 40.0):
-        light = render_layers(LayerStack(opaque(image), facing(1.0)), Lens(0.5, strength), backend=backend)[0, 0]
+        lens = Lens(0.5, strength)
+        light = render_layers(LayerStack(opaque(image), facing(1.0)), lens, n_samples=80, backend=backend)[0, 0]
         spreads.append(float((light.sum(0) * square).sum()) ** 0.5)
     assert spreads[1] / spreads[0] == pytest.approx(2.0, rel=0.02)
     twice = Lens(0.5, 20.0).resized(2.0)
-    light = render_layers(LayerStack(opaque(image), facing(1.0)), twice, backend=backend)[0, 0]
+    light = render_layers(LayerStack(opaque(image), facing(1.0)), twice, n_samples=80, backend=backend)[0, 0]
     assert float((light.sum(0) * square).sum()) ** 0.5 == pytest.approx(spreads[1], rel=1e-4)
 
 
@@ -176,6 +177,23 @@ def test_crossing_planes_are_ordered_ray_by_ray(backend):
     assert_close(row[0, 50:], torch.ones(30))
     assert_close(row[0] + row[2], torch.ones(80))
     assert 0.2 < float(row[0, 39]) < 0.8
+
+
+def test_where_planes_cross_the_picture_is_halved_and_stays_what_it_was(monkeypatch):
+    """Three planes that cross along slanted lines, in and out of focus, through cat's eyes, whose light is cut too."""
+    planes = torch.tensor([[[0.1, 0.006, 0.004], [0.55, -0.003, 0.001], [0.3, 0.0, -0.0005]]])
+    stack = LayerStack(smooth(3, (61, 83)), planes)
+    lens = Lens(0.3, 15.0, Aperture(cat_eye=0.7, falloff=True))
+    halved, traced = [], raytraced_cpu._trace_window
+    monkeypatch.setattr(raytraced_cpu, "_trace_window", lambda *given: halved.append(given[2]) or traced(*given))
+    pictures = []
+    for least_px in (2**20, 2**8):
+        halved.clear()
+        monkeypatch.setattr(raytraced_cpu, "LEAST_CROSSING_PX", least_px)
+        pictures.append(render_layers(stack, lens, n_samples=12, backend="cpu"))
+    assert len(halved) > 8
+    assert sum(window.height * window.width for window in halved) == 61 * 83
+    assert_close(*pictures)
 
 
 @every_backend
@@ -227,7 +245,7 @@ def test_auto_takes_torch_for_gradients_and_says_so(caplog):
 
 def test_gradients_to_layers_planes_focus_and_strength():
     """Planes tilted along both axes: where two corners tie for the widest blur, the prefilter has a kink."""
-    rgba = smooth(2, (3, 4), dtype=torch.float64).requires_grad_()
+    rgba = smooth(2, (2, 3), dtype=torch.float64).requires_grad_()
     planes = torch.tensor([[[0.7, 0.013, 0.022], [0.2, -0.017, 0.003]]], dtype=torch.float64, requires_grad=True)
     focus = torch.tensor([0.4], dtype=torch.float64, requires_grad=True)
     strength = torch.tensor([4.3], dtype=torch.float64, requires_grad=True)

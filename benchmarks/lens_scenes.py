@@ -1,9 +1,9 @@
 """Path-trace scenes through thin lenses, as truth for the photograph renderers.
 
-Mitsuba 3 (pip install bokehdiff[scenes]; it needs LLVM 16 or later, DRJIT_LIBLLVM_PATH says where) knows nothing of
-this project. NAME.npz holds `aif` [h w 3], linear light through a pinhole, `disparity` [h w], 1/z along the optical
-axis, and one `bokeh_VIEW` [h w 3] per view; NAME.json the focal length and, per view, `focus` (1/z), `aperture_radius`
-and `K_px_per_disparity` = f_px * aperture_radius, so that coc_px = K * (disparity - focus).
+Mitsuba 3 (pip install bokehdiff[scenes]; of LLVM, whose place DRJIT_LIBLLVM_PATH tells, 19 works, 16 stops on x86)
+knows nothing of this project. NAME.npz holds `aif` [h w 3], linear light through a pinhole, `disparity` [h w], 1/z
+along the optical axis, and one `bokeh_VIEW` [h w 3] per view; NAME.json the focal length and, per view, `focus` (1/z),
+`aperture_radius` and `K_px_per_disparity` = f_px * aperture_radius, so that coc_px = K * (disparity - focus).
 
 Everything shines by itself: cards with holes, tilted cards and spheres, with photographs and patterns on them.
 

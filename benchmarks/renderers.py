@@ -1,11 +1,11 @@
-"""Time and quality of the layered renderer: `python benchmarks/renderers.py` takes ten minutes on two cores.
+"""Time and quality of the layered renderer: `python benchmarks/renderers.py` takes three minutes on two cores.
 
 The scene: a tilted photograph behind a portrait with procedural hair, two layers, clipped to [0, 1] as in training.
 "background" has the foreground in focus and the background blurred by the given radius; "foreground" the reverse; in
-"crossing" the two planes pass through each other along the middle of the picture, and both ends are blurred. PSNR is of
-display values (gamma 2.2), without the outermost 24 px, against a truth that shares neither the tested points nor their
-prefilter: rays through 8192 points of the R2 sequence, mapped to the disc with equal areas, of unfiltered layers.
-"truth" is how far half as many points are from it.
+"crossing" the two planes pass through each other along the middle of the picture, and both ends are blurred. PSNR is
+of display values (gamma 2.2), without the outermost 24 px, at one pixel in 36, chosen at random: against 8192 rays from
+each (benchmarks/layered_truth.py). "+-" is the standard error of choosing those, "truth" how far half as many rays are
+from the truth.
 
 With `--device cuda --backends cupy` the published kernel is restated (benchmarks/brute_force.py) and timed beside.
 Floors are printed as passed or missed. Results go to benchmarks/results/ as JSON with the machine they were measured
@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import math
 import os
 import platform
 import statistics
@@ -32,14 +33,13 @@ import skimage.data
 import torch
 from brute_force import brute_force
 from jaxtyping import Float
+from layered_truth import Pixels, Truth, scattered_pixels, truth_at
 from torch import Tensor
 
 from bokehdiff.images import linear_to_srgb, srgb_to_linear
 from bokehdiff.metrics import psnr
 from bokehdiff.optics import Lens
-from bokehdiff.renderers import BACKENDS, LayerStack, render_layers
-from bokehdiff.renderers.lens_values import lens_values
-from bokehdiff.renderers.rays import Rays, walks
+from bokehdiff.renderers import LayerStack, render_layers
 
 RESULTS = Path(__file__).parent / "results"
 FOREGROUND_DISPARITY = 0.8
@@ -47,14 +47,12 @@ BACKGROUND_PLANE = (0.06, 0.1, 0.06)  # disparity at the corner, and its rise ac
 BACKGROUND_MEAN = 0.14
 CROSSING_FOCUS, CROSSING_REACH = 0.45, 0.35  # disparities of both planes lie within this of the focus
 TRUTH_SAMPLES = 8192
-PLASTIC = 1.32471795724474602596  # x^3 = x + 1; its powers make the R2 sequence (M. Roberts, 2018)
 BRUTE_FORCE_SIDE = 168  # of the grid of the field's kernel at its largest setting, a radius of 96 px
 FLOOR_SECONDS, FLOOR_DB, FLOOR_GROWTH = 1.5, 56.0, 1.5  # with 256 points at 816 px on two cores; see `floors`
 FLOOR_SPEEDUP, FLOOR_PARITY_DB = 20.0, 80.0
 FLOOR_SAMPLES = 256
-TRUTH_POINTS_AT_ONCE = 512
 HAIRS, HAIR_JOINTS = 900, 12
-BORDER_PX = 24
+BORDER_PX, CELL_PX = 24, 6  # of the picture, left out; of which one pixel is looked at
 
 
 @dataclass(frozen=True)
@@ -72,6 +70,7 @@ class Measurement:
         seconds: Median of the repeats, on the clock.
         cpu_seconds: Median of processor time, all threads.
         psnr_db: Against the truth.
+        error_db: Standard error of that, of the pixels that were chosen.
         truth_db: Of the truth through half as many points against itself.
         parity_db: Against the picture of backend "cpu", all of it, in linear light; infinite for itself.
         load_before: Jobs that wanted a core in the last minute: above 0, time on the clock is not this program's alone.
@@ -87,6 +86,7 @@ class Measurement:
     seconds: float
     cpu_seconds: float
     psnr_db: float
+    error_db: float
     truth_db: float
     parity_db: float
     load_before: float
@@ -151,32 +151,18 @@ SCENES: dict[str, Callable[[int], LayerStack]] = {
 }
 
 
-def shown(rgba_linear: Float[Tensor, "b 4 h w"]) -> Float[Tensor, "b 3 ch cw"]:
-    """Display values of what is away from the border."""
-    border = min(BORDER_PX, (min(rgba_linear.shape[2:]) - 1) // 2)
-    return linear_to_srgb(rgba_linear[:, :3, border:-border, border:-border].clamp(0.0, 1.0)).cpu()
+def shown(rgba_linear: Float[np.ndarray, "n 4"]) -> Float[Tensor, "n 3"]:
+    """Display values."""
+    return linear_to_srgb(torch.from_numpy(rgba_linear[:, :3]).float().clamp(0.0, 1.0).T[None, :, :, None])[
+        0, :, :, 0
+    ].T
 
 
-def r2_disc(n_points: int) -> Float[Tensor, "n 2"]:
-    """The R2 sequence on the disc, by the map of Shirley and Chiu that keeps areas."""
-    index = torch.arange(1, n_points + 1, dtype=torch.float64)
-    x, y = (2.0 * ((0.5 + index / PLASTIC**power) % 1.0) - 1.0 for power in (1, 2))
-    radius = torch.where(x.abs() > y.abs(), x, y)
-    angle = torch.where(x.abs() > y.abs(), torch.pi / 4 * y / x, torch.pi / 2 - torch.pi / 4 * x / y)
-    points = torch.stack([radius * angle.cos(), radius * angle.sin()], dim=1)
-    return (points - points.mean(dim=0)).float()
-
-
-def true_picture(stack: LayerStack, lens: Lens, n_points: int) -> Float[Tensor, "1 4 h w"]:
-    """Rays through many points of the opening, nothing filtered, summed in double precision over some at a time."""
-    points, values = r2_disc(n_points), lens_values(lens, stack.rgba_linear)
-    total = torch.zeros_like(stack.rgba_linear[:, 0], dtype=torch.float64)
-    for some in points.split(TRUTH_POINTS_AT_ONCE):
-        walked = walks(stack.planes, values, some, size_hw=stack.size_hw)
-        weights = torch.full((len(some),), 1.0 / n_points)
-        rays = Rays(walked, some, weights, lens.aperture, spacing=lens.aperture.spacing(n_points))
-        total += BACKENDS["cpu"](stack, rays).rgba
-    return total.float()
+def decibels(squares: Float[Tensor, " n"]) -> tuple[float, float]:
+    """PSNR of squared errors, and its standard error [dB]."""
+    mean = float(squares.mean())
+    relative = float(squares.std()) / math.sqrt(len(squares)) / mean
+    return -10.0 * math.log10(mean), 10.0 * math.log10(1.0 + relative)
 
 
 def measure(
@@ -186,8 +172,8 @@ def measure(
     backend: str,
     n_samples: int,
     *,
-    truth: Tensor,
-    half: Tensor,
+    pixels: Pixels,
+    truth: Truth,
     repeats: int,
 ) -> Measurement:
     """Render once to warm up, then a few times on the clock."""
@@ -196,6 +182,8 @@ def measure(
     on_cpu = LayerStack(stack.rgba_linear.cpu(), stack.planes.cpu())
     by_cpu = picture if backend == "cpu" else render_layers(on_cpu, lens, n_samples=n_samples, backend="cpu")
     load = os.getloadavg()[0]
+    at_pixels = picture[0, :, pixels.row, pixels.column].T.cpu().numpy()
+    psnr_db, error_db = decibels((shown(at_pixels) - shown(truth.rgba)).square().mean(dim=1))
     clock, processor = timed(lambda: render_layers(stack, lens, n_samples=n_samples, backend=backend), device, repeats)
     return Measurement(
         backend=backend,
@@ -207,8 +195,9 @@ def measure(
         n_samples=n_samples,
         seconds=clock,
         cpu_seconds=processor,
-        psnr_db=float(psnr(shown(picture), shown(truth))),
-        truth_db=float(psnr(shown(half), shown(truth))),
+        psnr_db=psnr_db,
+        error_db=error_db,
+        truth_db=decibels((shown(truth.half) - shown(truth.rgba)).square().mean(dim=1))[0],
         parity_db=float(psnr(picture.cpu(), by_cpu.cpu())),
         load_before=load,
     )
@@ -263,10 +252,10 @@ def floors(results: list[Measurement], brute_force_s: float | None) -> list[str]
 def table(results: list[Measurement]) -> str:
     """The measurements, aligned."""
     head = f"{'backend':8}{'blurred':12}{'radius':>8}{'points':>8}{'seconds':>9}{'cpu s':>8}"
-    head += f"{'PSNR':>9}{'truth':>9}{'load':>6}"
+    head += f"{'PSNR':>9}{'+-':>6}{'truth':>9}{'load':>6}"
     lines = [
         f"{m.backend:8}{m.blurred:12}{m.radius_px:5.0f} px{m.n_samples:8d}{m.seconds:9.3f}{m.cpu_seconds:8.2f}"
-        f"{m.psnr_db:6.1f} dB{m.truth_db:6.1f} dB{m.load_before:6.1f}"
+        f"{m.psnr_db:6.1f} dB{m.error_db:6.2f}{m.truth_db:6.1f} dB{m.load_before:6.1f}"
         for m in results
     ]
     return "\n".join([head, *lines])
@@ -291,16 +280,23 @@ def main() -> int:
     """Measure, print, write."""
     chosen = options()
     results = []
+    pixels = scattered_pixels((chosen.size_px,) * 2, border_px=BORDER_PX, cell_px=CELL_PX)
     for blurred in chosen.scenes:
         scene = SCENES[blurred](chosen.size_px)
         stack = LayerStack(scene.rgba_linear.to(chosen.device), scene.planes.to(chosen.device))
         for radius_px in chosen.radii_px:
-            lens = lens_for(blurred, radius_px)
-            truth, half = (true_picture(scene, lens, chosen.truth_samples // part) for part in (1, 2))
+            truth = truth_at(scene, lens_for(blurred, radius_px), pixels, chosen.truth_samples)
             for backend, n_samples in itertools.product(chosen.backends, chosen.samples):
                 results.append(
                     measure(
-                        stack, blurred, radius_px, backend, n_samples, truth=truth, half=half, repeats=chosen.repeats
+                        stack,
+                        blurred,
+                        radius_px,
+                        backend,
+                        n_samples,
+                        pixels=pixels,
+                        truth=truth,
+                        repeats=chosen.repeats,
                     )
                 )
                 sys.stdout.write(table(results[-1:]).splitlines()[1] + "\n")

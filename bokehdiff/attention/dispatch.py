@@ -31,7 +31,6 @@ def reference_pisa(
     dropout: float = 0.0,
     dropout_seed: int | Int[Tensor, ""] = 0,
     logit_range: float = LOGIT_RANGE,
-    normalised_over: NormalisedOver = "receivers",
 ) -> Float[Tensor, "b k n d"]:
     """`dense_pisa` with the optics of tokens.
 
@@ -44,8 +43,20 @@ def reference_pisa(
         dropout: As in `dense_pisa`.
         dropout_seed: As in `dense_pisa`.
         logit_range: Nothing is left out whatever this is.
-        normalised_over: As in `dense_pisa`.
     """
+    return _dense(query, key, value, optics, hardness, dropout, dropout_seed, "receivers")
+
+
+def _dense(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    optics: TokenOptics,
+    hardness: float,
+    dropout: float,
+    dropout_seed: int | Tensor,
+    normalised_over: NormalisedOver,
+) -> Tensor:
     pairs = optics.dense()
     return dense_pisa(
         query,
@@ -108,16 +119,7 @@ def pisa_attention(
         raise InputError(f"dropout must be in [0, 1); got {dropout:g}")
     if normalised_over == "sources":
         with torch.autocast(query.device.type, enabled=False):
-            return reference_pisa(
-                query,
-                key,
-                value,
-                optics,
-                hardness=hardness,
-                dropout=dropout,
-                dropout_seed=dropout_seed,
-                normalised_over=normalised_over,
-            )
+            return _dense(query, key, value, optics, hardness, dropout, dropout_seed, normalised_over)
     backend = _chosen(backend, optics, query)
     with torch.autocast(query.device.type, enabled=False):  # the disc's logarithms need more than half precision
         return BACKENDS[backend](

@@ -202,7 +202,7 @@ class PyNet(nn.Module):
         self.level5 = _Level5(n, n[2], n[1])
         self.level4 = _Level4(n, n[1], n[0])
         self.level3 = _Level3(n, n[0], norm=norm_fine)
-        n_thin = max(1, round(width * 8))
+        n_thin = max(3, round(width * 8))  # with fewer, a narrow network could tell no colours
         self.up2, self.head2 = Up(n[0], n_thin), Head(n_thin)
         self.up1, self.head1 = Up(3, 3), Head(3)
         self.apply(partial(_first_weights, deviation=FIRST_DEVIATION / width**0.5))  # as much goes through as if wide

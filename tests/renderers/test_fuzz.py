@@ -23,7 +23,7 @@ QUICK = settings(
     max_examples=20, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
 )
 # A counterexample is told as it was found: making it smaller takes longer than all the examples.
-THOROUGH = settings(QUICK, max_examples=300, phases=[Phase.generate])
+THOROUGH = settings(QUICK, max_examples=120, phases=[Phase.generate])
 profiles = pytest.mark.parametrize(
     "profile", [pytest.param(QUICK, id="quick"), pytest.param(THOROUGH, id="thorough", marks=pytest.mark.slow)]
 )

@@ -31,6 +31,7 @@ PILLOW_LIMIT = threading.Lock()
 EIGHT_BIT, SIXTEEN_BIT, FLOAT = 8, 16, 32
 HEIF_SUFFIXES = frozenset({".heic", ".heif"})
 PHOTOMETRIC = TiffImagePlugin.PHOTOMETRIC_INTERPRETATION
+YCBCR, RAW = 6, 1  # an interpretation and a compression (TIFF 6.0, sections 8 and 21)
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,6 +179,8 @@ def _decode_opened(path: Path, picture: Image.Image, *, managed: bool) -> Decode
         logger.info("%s: holds %d pictures; the first is used", path, n_pictures)
     if 0 in _tiff_tag(picture, TiffImagePlugin.EXTRASAMPLES, ()):
         logger.info("%s: has a further channel of unstated meaning, which is not used", path)
+    if _tiff_tag(picture, PHOTOMETRIC, 1) == YCBCR and _tiff_tag(picture, TiffImagePlugin.COMPRESSION, RAW) == RAW:
+        return _decode_ycbcr(path, picture, tiff_exif, managed=managed)
     picture.load()  # turns a TIFF upright, and finds a PNG's EXIF where it stands behind the pixels
     exif = tiff_exif or picture.info.get("exif", b"")
     profile = picture.info.get("icc_profile") if managed else None
@@ -191,6 +194,14 @@ def _decode_opened(path: Path, picture: Image.Image, *, managed: bool) -> Decode
     picture = to_srgb(_plain_mode(picture), profile, name=str(path))
     values = np.asarray(picture, dtype=np.float32).reshape(picture.height, picture.width, -1) / 255.0
     return Decoded(turn_upright(values, orientation), EIGHT_BIT, exif)
+
+
+def _decode_ycbcr(path: Path, picture: Image.Image, exif: bytes, *, managed: bool) -> Decoded:
+    """Uncompressed YCbCr in a TIFF by OpenCV, because Pillow before 13 takes it for cut short."""
+    upright = turn_upright(_read_with_opencv(path), orientation_of(picture))
+    profile = picture.info.get("icc_profile") if managed else None
+    colours = to_srgb(Image.fromarray(np.ascontiguousarray(upright)), profile, name=str(path))
+    return Decoded(np.asarray(colours, dtype=np.float32) / 255.0, EIGHT_BIT, exif)
 
 
 def _bits_per_sample(path: Path, picture: Image.Image) -> int:

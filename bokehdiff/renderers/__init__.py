@@ -4,13 +4,14 @@ from bokehdiff.renderers.highlights import compress_highlights, recover_highligh
 from bokehdiff.renderers.layers import LayerStack
 from bokehdiff.renderers.photo import METHODS, render_photo
 from bokehdiff.renderers.raytraced import BACKENDS, render_layers
-from bokehdiff.renderers.scatter import Sheet
+from bokehdiff.renderers.scatter import Sheet, Step
 
 __all__ = [
     "BACKENDS",
     "METHODS",
     "LayerStack",
     "Sheet",
+    "Step",
     "compress_highlights",
     "recover_highlights",
     "render_layers",

@@ -29,7 +29,7 @@ from bokehdiff.renderers.layered import (
 )
 from bokehdiff.renderers.lens_values import lens_values
 from bokehdiff.renderers.rays import image_field
-from bokehdiff.renderers.scatter import Sheet, splat
+from bokehdiff.renderers.scatter import Sheet, Step, splat
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +49,7 @@ class PhotoOptions:
         inpaint: Makes up the colours of hidden surfaces.
         progress: Show a bar.
         watch: Is shown the surfaces that a picture is made of, before they are spread; None if nobody looks.
+        step: Is told how many tiles are done, of how many; None if nobody counts.
     """
 
     aperture: Aperture
@@ -56,6 +57,7 @@ class PhotoOptions:
     inpaint: Inpainter
     progress: bool
     watch: Callable[[list[Sheet]], None] | None = None
+    step: Step | None = None
 
 
 @runtime_checkable
@@ -85,6 +87,7 @@ def render_photo(
     inpainting: str = DIFFUSION,
     progress: bool = False,
     watch: Callable[[list[Sheet]], None] | None = None,
+    step: Step | None = None,
 ) -> Float[Tensor, "b 3 h w"]:
     """Photograph with a wide lens what an all-in-focus photograph and its disparity tell of the scene.
 
@@ -106,6 +109,8 @@ def render_photo(
         progress: Show a bar over the tiles of the picture.
         watch: Called with the surfaces that the picture is made of, visible ones first, before they are spread: to look
             at, or to know what was made up. Once for each colour where the lens treats colours differently.
+        step: Called before each tile of the picture with the number of tiles that are done and of all, to tell how far
+            it is; what it raises ends the rendering. Anew for each colour where `watch` is.
     """
     if method not in ("auto", *METHODS):
         raise InputError(f"method must be one of auto, {', '.join(METHODS)}; got {method!r}")
@@ -119,7 +124,9 @@ def render_photo(
         raise InputError(f"method 'scatter' fills in nothing, so inpainting {inpainting!r} has no use: use 'layered'")
     if method == "auto":
         logger.info("render_photo: method %s", BEST)
-    options = PhotoOptions(lens.aperture, matte, inpainter(inpainting, device=image_linear.device), progress, watch)
+    options = PhotoOptions(
+        lens.aperture, matte, inpainter(inpainting, device=image_linear.device), progress, watch, step
+    )
     renderer = METHODS[BEST if method == "auto" else method]
     disparity = disparity.to(image_linear)
     if not lens.is_chromatic:
@@ -252,7 +259,9 @@ def _splat(
 ) -> Float[Tensor, "b 3 h w"]:
     if options.watch is not None:
         options.watch(sheets)
-    return splat(sheets, solid_coc(coc_px, edges), aperture=options.aperture, progress=options.progress)
+    return splat(
+        sheets, solid_coc(coc_px, edges), aperture=options.aperture, progress=options.progress, step=options.step
+    )
 
 
 METHODS: dict[str, PhotoRenderer] = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -30,6 +30,7 @@ SOLID_SLICES = (4.0, 6.0)  # the same where a steep slope must not hide its own 
 NOTHING_SOLID = -1e9  # a signed circle of confusion behind everything; finite, so that gradients are
 SAME_SURFACE_SLICES = 3  # as many in a row do not hide each other: a slope would hide its own farther end
 NEARLY_CLOSED = 0.05  # less than this left free fades out smoothly: its gradient has no jump where nothing is left
+Step = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ def splat(
     *,
     aperture: Aperture | None = None,
     progress: bool = False,
+    step: Step | None = None,
 ) -> Float[Tensor, "b 3 h w"]:
     """Spread every pixel of the sheets over its disc; nearer light hides farther light; normalise what lands.
 
@@ -72,6 +74,7 @@ def splat(
             is far behind, although noise in its depth may leave gaps between slices; `NOTHING_SOLID` elsewhere [px].
         aperture: Shape and transmission of the opening; None for a disc.
         progress: Show a bar over the tiles.
+        step: Called with the number of tiles that are done and of all; what it raises ends the work. None for nothing.
     """
     aperture = aperture or Aperture()
     nodes = slice_radii(*_range_px(sheets))
@@ -82,7 +85,10 @@ def splat(
     size_hw = (solid_coc_px.shape[1], solid_coc_px.shape[2])
     picture = torch.zeros_like(sheets[0].light)
     drawn: dict[float, list[Tensor]] = {}
-    for tile in tqdm(_tiles(size_hw, widest_px, aperture), desc="tiles", disable=not progress):
+    tiles = _tiles(size_hw, widest_px, aperture)
+    for n_done, tile in enumerate(tqdm(tiles, desc="tiles", disable=not progress)):
+        if step is not None:
+            step(n_done, len(tiles))
         reaching = [_reaching(sheet, tile, margin) for sheet in sheets]
         tile_there = Window(margin, margin, tile.height, tile.width)
         places = _corners(tile, size_hw) if aperture.cat_eye else None

@@ -14,8 +14,9 @@ from bokehdiff.preparation.disparity import (
 from bokehdiff.preparation.edges import fit_disparity, fit_mask
 from bokehdiff.preparation.folder import photographs_to_predict, prepare_folder
 from bokehdiff.preparation.foreground_colour import Colours, unmix
+from bokehdiff.preparation.guess import GuessedDisparity
 from bokehdiff.preparation.heuristic import DisparitySubject
-from bokehdiff.preparation.maps import MapConvention, fill_holes, take_in
+from bokehdiff.preparation.maps import MapConvention, fill_holes, fit_to, take_in
 from bokehdiff.preparation.matting import BiRefNetMatting, TransformersMatting, load_matting
 from bokehdiff.preparation.places import Dirnames
 from bokehdiff.preparation.pointed import PointedMatting
@@ -34,6 +35,7 @@ __all__ = [
     "DisparityModel",
     "DisparitySubject",
     "FittedMatting",
+    "GuessedDisparity",
     "MapConvention",
     "Outcome",
     "PointedMatting",
@@ -49,6 +51,7 @@ __all__ = [
     "fill_holes",
     "fit_disparity",
     "fit_mask",
+    "fit_to",
     "load_matting",
     "photographs_to_predict",
     "predicted_quantity",

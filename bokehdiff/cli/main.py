@@ -20,6 +20,7 @@ COMMANDS = {
     "pretrain-tiny": ("pretrain_tiny", "teach the tiny SDXL that ships with the project, from nothing"),
     "infer": ("infer", "render photographs with one diffusion step"),
     "render": ("render", "render photographs with a physical lens, without any network"),
+    "app": ("app", "the same in the browser: open a photo, click what shall be sharp, render, download"),
     "evaluate": ("evaluate", "measure pictures against references, or methods against what a lens saw"),
     "defocus": ("defocus", "find disparity by the blur of defocused photographs of the same view"),
     "data synthesize": ("data_synthesize", "write a procedural training set of foregrounds and backgrounds"),

@@ -1,0 +1,25 @@
+"""Click to focus: a page in the browser. What a user does is in `session`, without gradio; the page is in `page`."""
+
+from bokehdiff.app.controls import F_NUMBERS, Camera, Controls
+from bokehdiff.app.depth import NO_MODEL, load_model
+from bokehdiff.app.jobs import Cancelled, Job
+from bokehdiff.app.networks import Networks
+from bokehdiff.app.places import Places
+from bokehdiff.app.session import Limits, Result, Session
+from bokehdiff.app.studio import Studio
+
+__all__ = [
+    "F_NUMBERS",
+    "NO_MODEL",
+    "Camera",
+    "Cancelled",
+    "Controls",
+    "Job",
+    "Limits",
+    "Networks",
+    "Places",
+    "Result",
+    "Session",
+    "Studio",
+    "load_model",
+]

@@ -21,6 +21,7 @@ from bokehdiff.app.layout import (
     OPENED,
     PICTURE,
     SHARP,
+    STRONGEST_SHARE,
     Parts,
     lay_out,
     said,
@@ -74,8 +75,7 @@ def in_sentences(handler: Handler) -> Handler:
 
 
 def _told(message: str) -> gr.Error:
-    sentence = message[:1].upper() + message[1:]
-    return gr.Error(html.escape(sentence), title="That did not work", duration=None, print_exception=False)
+    return gr.Error(html.escape(message), title="That did not work", duration=None, print_exception=False)
 
 
 def controls_of(focus: float, strength: float, blades: int, cat_eye: float, highlights: float) -> Controls:
@@ -160,7 +160,7 @@ class _Events:
     ) -> list[Any]:
         key, session = self._seat(key)
         session.open(path, disparity=disparity)
-        focus, strength_px = session.first_focus(), session.camera.strength_px(f_number)
+        focus, strength_px = round(session.first_focus(), 3), round(session.camera.strength_px(f_number), 1)
         controls = Controls(focus_disparity=focus, strength_px=strength_px)
         height, width = session.size_hw
         told = f"{session.name}, {width} × {height} px. " + (f"{credit}. " if credit else "")
@@ -171,7 +171,7 @@ class _Events:
             "compare": gr.update(visible=False),
             "view": gr.update(value=PICTURE, visible=True),
             "status": said(told + "Click what shall be sharp."),
-            "strength": gr.update(value=round(strength_px, 1), maximum=round(STRONGEST_SHARE * max(height, width), 1)),
+            "strength": gr.update(value=strength_px, maximum=round(STRONGEST_SHARE * max(height, width), 1)),
             "focus": focus,
             "blades": 0,
             "cat_eye": 0.0,
@@ -228,7 +228,7 @@ class _Events:
         """The picture was clicked: what is there becomes sharp."""
         session = self._at(key)
         height, width = session.view_hw
-        focus = session.focus_at(clicked.index[0] / width, clicked.index[1] / height)
+        focus = round(session.focus_at(clicked.index[0] / width, clicked.index[1] / height), 3)
         controls = controls_of(focus, *lens[1:])
         return [focus, *self._look(session, view, controls), said(f"In focus: depth {focus:.2f} (0 far, 1 near).")]
 
@@ -263,7 +263,7 @@ class _Events:
             session.take_disparity(path, near_is_dark=near_is_dark)
         finally:
             path.unlink(missing_ok=True)
-        focus = session.first_focus()
+        focus = round(session.first_focus(), 3)
         controls = controls_of(focus, *lens[1:])
         told = f"Depth from {session.source}. Click what shall be sharp."
         return [focus, *self._look(session, view, controls), depth_told(session), said(told, kind="done")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
@@ -103,9 +104,11 @@ def serve(studio: Studio, *, host: str, port: int, opened: Callable[[str], None]
             raise InputError(
                 f"cannot listen on {host}:{port}: is another program there? Choose another port"
             ) from error
+        # uvicorn gives a signal back once it has closed what was open: an end by it is an end by Ctrl-C.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         with socket:
             opened(f"http://{'localhost' if host in LOCAL else host}:{socket.getsockname()[1]}")
-            with suppress(KeyboardInterrupt):  # the way to end it; uvicorn has closed what was open by then
+            with suppress(KeyboardInterrupt):
                 listening.run(sockets=[socket])
     finally:
         studio.places.remove_passing()

@@ -336,7 +336,8 @@ class Session:
         else:
             if self._networks is None:
                 raise InputError(
-                    f"{renderer} needs networks: start the app with --pretrained-model-name-or-path, or render physically"
+                    f"{renderer} needs networks: start the app with --pretrained-model-name-or-path, "
+                    "or render physically"
                 )
             rendered = self._networks.render(
                 image_srgb.clamp(0.0, 1.0), disparity, controls.lens(), renderer=renderer, step=step

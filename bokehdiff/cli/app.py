@@ -44,7 +44,8 @@ class NetworkOptions:
     Args:
         disparity_model: Depth model: local folder or hub id that transformers loads. Where it is not to be found depth
             is guessed, which the page says; none for that from the beginning.
-        pretrained_model_name_or_path: SDXL base for neural and hybrid rendering: folder, hub id or single file; none for physics alone.
+        pretrained_model_name_or_path: SDXL base for neural and hybrid rendering: folder, hub id or single file;
+            none for physics alone.
         resume_from_checkpoint: Adapter for it: a run's adapter folder, or a hub id; none for the base as it is.
         device: Where to compute: auto, cpu, cuda, cuda:1, mps.
         mixed_precision: Precision of the UNet.

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -301,6 +304,17 @@ def test_a_focus_pull_is_made_and_shown(halves):
     with halves.expect_download() as coming:
         halves.click("#download-pull")
     assert coming.value.suggested_filename.endswith(".gif")
+
+
+@pytest.mark.parametrize("place", ["/etc/passwd", "../../etc/passwd", "pyproject.toml"])
+def test_files_outside_the_two_folders_are_not_served(served, place):
+    with pytest.raises(urllib.error.HTTPError, match="40[34]"):
+        urllib.request.urlopen(f"{served[0]}/gradio_api/file={place}", timeout=60)
+
+
+def test_no_handler_is_an_interface_for_programs(served):
+    with urllib.request.urlopen(f"{served[0]}/gradio_api/info", timeout=60) as answer:
+        assert not json.load(answer)["named_endpoints"]
 
 
 @pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "phone"])

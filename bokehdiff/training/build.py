@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,10 @@ from bokehdiff.losses import PerceptualLoss
 from bokehdiff.models import (
     OneStepGenerator,
     PromptEmbedding,
+    SdxlNetworks,
     VisionAidedDiscriminator,
     add_lora,
+    load_adapter,
     load_sdxl,
     prompt_embedding,
     trainable_groups,
@@ -47,6 +50,8 @@ from bokehdiff.training.zero import (
     prepare_zero,
     tell_zero,
 )
+
+logger = logging.getLogger(__name__)
 
 IN_SHARES = {DistributedType.FSDP, DistributedType.DEEPSPEED}
 BYTES_PER_TRAINED_WEIGHT = 20  # float32: itself, in the adapter too, its mean, and two moments
@@ -248,6 +253,7 @@ def _build_generator(
     if model.enable_xformers_memory_efficient_attention:
         use_xformers(networks.unet, accelerator.device)
     add_lora(networks.unet, rank=model.lora_rank, alpha=model.lora_alpha)
+    _begin_with_adapter(config, networks)
     with at_fault("--pisa-layers"):
         layers = None if model.ablation == "pisa" else model.pisa_layers
         module = OneStepGenerator(networks, timestep=model.train_T, pisa_layers=layers)
@@ -267,6 +273,18 @@ def _build_generator(
         groups.append({"params": vae, "lr": rate * config.optimizer.vae_learning_rate_scale})
     decay = config.optimizer.ema_decay
     return _with_optimizer(config, accelerator, module.train(), groups, average_decay=decay), prompt
+
+
+def _begin_with_adapter(config: TrainConfig, networks: SdxlNetworks) -> None:
+    """Put the weights to begin with in place, and tell where they were trained otherwise."""
+    model = config.model
+    if model.initial_adapter is None:
+        return
+    with at_fault("--initial-adapter"):
+        told = load_adapter(model.initial_adapter, networks.unet, networks.vae).metadata
+    for name, now in (("train_T", model.train_T), ("visibility", model.visibility)):
+        if str(told.get(name, now)) != str(now):
+            logger.warning("The initial adapter was trained with %s %s; it goes on with %s", name, told[name], now)
 
 
 def _with_optimizer(

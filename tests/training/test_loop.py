@@ -22,6 +22,7 @@ from bokehdiff.errors import BokehDiffError, ConfigError, InputError, MissingDep
 from bokehdiff.images import load_photo, save_image
 from bokehdiff.metrics import psnr
 from bokehdiff.models import load_adapter
+from bokehdiff.models.adapter_files import LORA_FILE, VAE_FILE
 from bokehdiff.training import loop
 from bokehdiff.training.build import build
 from bokehdiff.training.checkpoint import Progress, list_checkpoints, load_checkpoint
@@ -432,3 +433,20 @@ def test_what_an_ablation_leaves_out_changes_the_picture_and_is_told(config, abl
     pictures = [each.method.picture(batch) for each in (run, other)]
     assert not torch.equal(*pictures)
     assert other.description["ablation"] == ablation
+
+
+def test_a_run_begins_with_another_runs_adapter(config, whole, caplog):
+    run = build(replace(config, model=replace(config.model, initial_adapter=str(whole / "adapter"), train_T=99)))
+    begun = loop.handed_over(run)
+    named = {LORA_FILE: begun.lora, VAE_FILE: begun.vae}
+    ours = {f"{file}/{name}": tensor for file, tensors in named.items() for name, tensor in tensors.items()}
+    theirs = adapter_tensors(whole)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert "trained with train_T 499; it goes on with 99" in caplog.text
+
+
+def test_an_initial_adapter_of_another_rank_is_refused(config, whole):
+    other = replace(config.model, initial_adapter=str(whole / "adapter"), lora_rank=3)
+    with pytest.raises(InputError, match=r"^--initial-adapter: .* rank"):
+        build(replace(config, model=other))

@@ -1,0 +1,180 @@
+"""The paper's table of ablations on a laptop: `python benchmarks/ablations.py` trains each variant, and measures.
+
+Each variant is the same training (configs/tiny_full.yaml, the same samples in the same order) with one part left out,
+measured on composites of subjects and scenes that no variant was trained on; beside them the all-in-focus image and
+what the autoencoder makes of it. Sets are drawn and networks trained on first use; a second run goes on from what is
+there. Results go to benchmarks/results/ablations.json, and as a table to the terminal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from bokehdiff.cli.options import parse_options
+from bokehdiff.data import TrainBatch, write_training_set
+from bokehdiff.inference.detail import keep_focus, match_colour
+from bokehdiff.metrics import psnr, ssim
+from bokehdiff.models import OneStepGenerator, load_adapter
+from bokehdiff.training.build import Run, build
+from bokehdiff.training.config import TrainConfig
+from bokehdiff.training.held_out import predict
+from bokehdiff.training.loop import ADAPTER_FOLDER, train
+
+ROOT = Path(__file__).parents[1]
+RESULTS = Path(__file__).parent / "results" / "ablations.json"
+CONFIG = ROOT / "configs" / "tiny_full.yaml"
+
+Picture = Callable[[TrainBatch], Float[Tensor, "b 3 h w"]]
+
+VARIANTS: dict[str, list[str]] = {
+    "physics-inspired attention": [],
+    "ordinary attention": ["--ablation", "pisa"],
+    "no circle of confusion": ["--ablation", "coc"],
+    "normalised over sources": ["--ablation", "normalisation"],
+    "no occlusion": ["--ablation", "occlusion"],
+    "no edge loss": ["--no-edge"],
+}
+
+
+@dataclass(frozen=True)
+class Sets:
+    """Where images lie.
+
+    Args:
+        train: What is trained on.
+        held_out: What is measured on.
+    """
+
+    train: Path
+    held_out: Path
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, default=Path("outputs/ablations"), help="sets, runs and adapters")
+    parser.add_argument("--steps", type=int, default=300, help="of each variant")
+    parser.add_argument("--pairs", type=int, default=64, help="held-out composites that are measured")
+    parser.add_argument("--only", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
+    parser.add_argument("--adapter", type=Path, help="measure this adapter of the whole method too")
+    return parser.parse_args()
+
+
+def draw_sets(folder: Path) -> Sets:
+    """The procedural sets that the configuration names, with subjects and scenes apart."""
+    sets = Sets(folder / "data", folder / "held_out")
+    write_training_set(sets.train, n_foregrounds=200, n_backgrounds=120, size_px=384, seed=0)
+    write_training_set(sets.held_out, n_foregrounds=32, n_backgrounds=32, size_px=384, seed=1)
+    return sets
+
+
+def configuration(sets: Sets, run_dir: Path, options: argparse.Namespace, flags: list[str]) -> TrainConfig:
+    """That of the file, with the flags of a variant."""
+    config: TrainConfig = parse_options(
+        TrainConfig,
+        [
+            "--config", str(CONFIG), "--train-data-dir", str(sets.train), "--validation-data-dir", str(sets.held_out),
+            "--output-dir", str(run_dir), "--pretrained-model-name-or-path", str(ROOT / "assets" / "tiny-sdxl"),
+            "--max-train-steps", str(options.steps), "--validation-samples", str(options.pairs),
+            "--validation-steps", "0", "--preview-steps", "0", *flags,
+        ],
+        program="ablations.py",
+    )  # fmt: skip
+    return config
+
+
+def trained(config: TrainConfig, adapter: Path) -> Run:
+    """The run as it was built, with an adapter of it in place."""
+    run = build(config)
+    generator = run.generator.bare
+    load_adapter(adapter, generator.unet, generator.vae)
+    return run
+
+
+def by_network(run: Run) -> Picture:
+    """What a trained network makes of a batch."""
+    return lambda batch: predict(run.generator.bare, batch, run.attention, run.prompt)
+
+
+def finished(picture: Picture) -> Picture:
+    """The same as the pipeline finishes it: colours matched, what is in focus kept."""
+
+    def finish(batch: TrainBatch) -> Tensor:
+        rendered = match_colour(picture(batch), batch.image_srgb, batch.coc_px)
+        return keep_focus(rendered, batch.image_srgb, batch.coc_px)
+
+    return finish
+
+
+def by_autoencoder(generator: OneStepGenerator) -> Picture:
+    """The all-in-focus image, encoded and decoded."""
+    return lambda batch: generator.decode(generator.encode(batch.image_srgb)).clamp(0.0, 1.0)
+
+
+@torch.no_grad()
+def measured(run: Run, pictures: dict[str, Picture]) -> Iterator[dict[str, Any]]:
+    """Mean PSNR [dB] and SSIM of each kind of picture over the held-out pairs."""
+    scores: dict[str, list[tuple[float, float]]] = {name: [] for name in pictures}
+    run.generator.bare.eval()
+    batches = run.held_out.batches(run.accelerator.device, run.held_out.numbers)
+    for batch in tqdm(batches, total=len(run.held_out.numbers), desc=", ".join(pictures), unit="pair"):
+        for name, picture in pictures.items():
+            made = picture(batch)
+            scores[name].append((float(psnr(made, batch.target_srgb)), float(ssim(made, batch.target_srgb))))
+    for name, pairs in scores.items():
+        ratios, likenesses = zip(*pairs, strict=True)
+        yield {
+            "method": name, "psnr": statistics.mean(ratios), "ssim": statistics.mean(likenesses),
+            "psnr_of_each": [round(value, 3) for value in ratios],
+        }  # fmt: skip
+
+
+def both(name: str, picture: Picture) -> dict[str, Picture]:
+    """A network's picture as it is, and finished."""
+    return {name: picture, f"{name}, focus and colour kept": finished(picture)}
+
+
+def main() -> int:
+    """Train what is missing, measure everything, write it down."""
+    options = arguments()
+    sets = draw_sets(options.folder)
+    rows: list[dict[str, Any]] = []
+    for name in options.only:
+        config = configuration(sets, options.folder / name.replace(" ", "_"), options, VARIANTS[name])
+        adapter = train(config) / ADAPTER_FOLDER
+        run = trained(config, adapter)
+        if not rows:
+            untouched = build(config)
+            plain = {"all-in-focus image": lambda batch: batch.image_srgb}
+            rows += measured(untouched, plain | {"its reconstruction": by_autoencoder(untouched.generator.bare)})
+        rows += measured(run, both(name, by_network(run)))
+    if options.adapter:
+        config = configuration(sets, options.folder / "given", options, [])
+        run = trained(config, options.adapter)
+        rows += measured(run, both("the adapter given", by_network(run)))
+    record = {"steps": options.steps, "pairs": options.pairs, "adapter": str(options.adapter or ""), "rows": rows}
+    RESULTS.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    sys.stdout.write(table(rows) + "\n")
+    return 0
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown."""
+    lines = ["| | PSNR [dB] | SSIM |", "|---|---|---|"]
+    return "\n".join(lines + [f"| {row['method']} | {row['psnr']:.2f} | {row['ssim']:.3f} |" for row in rows])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -21,7 +21,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 PHOTO = "motorcycle"
 CONFIG = "configs/demo.yaml"
 EMBEDDED = "assets/tiny-sdxl"
-SIZE_PX = 384  # of the training images: 1.5 times the samples cut from them, as composed
+EMBEDDED_ADAPTER = "assets/tiny-sdxl-bokeh"  # what an hour of the same training gives
+SIZE_PX = 384  # of the training images
 
 
 @dataclass(frozen=True)
@@ -139,19 +140,26 @@ def _prepare(folder: Path) -> None:
 
 
 def _render(folder: Path, base: Path, options: DemoOptions) -> dict[str, Path]:
-    """The neural picture and the physical one, of the same disparity, focus and strength."""
+    """The neural pictures and the physical one, of the same disparity, focus and strength."""
     photo = folder / "photo"
-    _program(
-        "inference_hf.py", "--test_data_dir", photo / "input" / f"{PHOTO}.png", "--output_dir", folder, "--data_id",
-        "neural", "--K", f"{options.K:g}", "--focus", "subject", "--pretrained_model_name_or_path",
-        base, "--resume_from_checkpoint", folder / "train" / "adapter", "--format", "png",
-    )  # fmt: skip
+    for name, adapter in _adapters(folder).items():
+        _program(
+            "inference_hf.py", "--test_data_dir", photo / "input" / f"{PHOTO}.png", "--output_dir", folder,
+            "--data_id", name, "--K", f"{options.K:g}", "--focus", "subject", "--pretrained_model_name_or_path",
+            base, "--resume_from_checkpoint", adapter, "--format", "png",
+        )  # fmt: skip
     _program(
         "-m", "bokehdiff", "render", photo / "input" / f"{PHOTO}.png",
         "--disparity", photo / "depth" / f"{PHOTO}_pred.npy", "--mask", photo / "mask" / f"{PHOTO}.png",
         "--output-dir", folder / "physical", "--K", f"{options.K:g}",
     )  # fmt: skip
-    return {name: _newest(folder / name) for name in ("neural", "physical")}
+    return {name: _newest(folder / name) for name in ("physical", *_adapters(folder))}
+
+
+def _adapters(folder: Path) -> dict[str, Path]:
+    """The adapter that was trained here, and the one that lies in the clone."""
+    adapters = {"neural": folder / "train" / "adapter", "neural_shipped": REPOSITORY / EMBEDDED_ADAPTER}
+    return {name: adapter for name, adapter in adapters.items() if adapter.is_dir()}
 
 
 def _newest(folder: Path) -> Path:
@@ -175,19 +183,23 @@ def _compare(folder: Path, base: Path, rendered: dict[str, Path], options: DemoO
     scene = load_scene(paths)
     focus = resolve_focus(scene.disparity, "subject", scene.mask)
     coc_px = Lens(float(focus), options.K).coc_px(scene.disparity)
-    physical = load_photo(rendered["physical"]).image_srgb
-    neural = load_photo(rendered["neural"]).image_srgb
+    pictures = {name: load_photo(file).image_srgb for name, file in rendered.items()}
+    physical = pictures["physical"]
     weights = weights_origin(base).get("weights", "pretrained")
+    records = read_records(folder / "train")
+    captions = {
+        "physical": "physically rendered",
+        "neural": f"neural ({weights} tiny backbone, {len(records)} steps here)",
+        "neural_shipped": "neural (the adapter in the clone: an hour)",
+    }
     panel = {
         "input": scene.image_srgb,
         "disparity (measured; yellow is near)": colour_disparity(scene.disparity),
         f"circle of confusion (K = {options.K:g} px)": colour_coc(coc_px),
-        "physically rendered": physical,
-        f"neural result ({weights} tiny backbone, LoRA trained here)": neural,
+        **{captions[name]: picture for name, picture in pictures.items()},
     }
     save_image(folder / "comparison.png", contact_sheet(panel))
     shutil.copyfile(folder / "train" / "loss.png", folder / "loss.png")
-    records = read_records(folder / "train")
     tenth = max(1, len(records) // 10)
     return {
         "backbone": f"tiny SDXL, {weights} weights",
@@ -205,8 +217,9 @@ def _compare(folder: Path, base: Path, rendered: dict[str, Path], options: DemoO
             "largest_coc_px": round(float(coc_px.abs().max()), 2),
         },
         "psnr_db": {
-            "input against physical": round(float(psnr(scene.image_srgb, physical)), 2),
-            "neural against physical": round(float(psnr(neural, physical)), 2),
+            f"{name} against physical": round(float(psnr(picture, physical)), 2)
+            for name, picture in ({"input": scene.image_srgb} | pictures).items()
+            if name != "physical"
         },
     }
 
@@ -223,6 +236,6 @@ def _closing(folder: Path, summary: dict[str, Any]) -> str:
             f"Look at  {folder / 'comparison.png'}   input, disparity, circle of confusion, physical, neural",
             f"         {folder / 'loss.png'}         the loss: {losses}",
             f"         {folder / 'summary.json'}     what was measured",
-            f"The neural result is a {summary['backbone']}: it shows that every part works, not what the method can.",
+            f"The backbone is a {summary['backbone']}, small enough for a laptop: SDXL itself is named in the README.",
         ]
     )

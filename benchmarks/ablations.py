@@ -29,8 +29,9 @@ from bokehdiff.metrics import psnr, ssim
 from bokehdiff.models import OneStepGenerator, load_adapter
 from bokehdiff.training.build import Run, build
 from bokehdiff.training.config import TrainConfig
-from bokehdiff.training.held_out import predict
-from bokehdiff.training.loop import ADAPTER_FOLDER, train
+from bokehdiff.training.held_out import pairs_of
+from bokehdiff.training.loop import train
+from bokehdiff.training.lora import ADAPTER_FOLDER
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results" / "ablations.json"
@@ -67,9 +68,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, default=Path("outputs/ablations"), help="sets, runs and adapters")
     parser.add_argument("--steps", type=int, default=300, help="of each variant")
     parser.add_argument("--pairs", type=int, default=64, help="held-out composites that are measured")
-    parser.add_argument("--only", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
+    parser.add_argument("--only", nargs="*", default=list(VARIANTS), help=f"of {', '.join(VARIANTS)}")
     parser.add_argument("--adapter", type=Path, help="measure this adapter of the whole method too")
-    return parser.parse_args()
+    options = parser.parse_args()
+    unknown = [name for name in options.only if name not in VARIANTS]
+    if unknown:
+        parser.error(f"--only knows {', '.join(VARIANTS)}; got {', '.join(unknown)}")
+    return options
 
 
 def draw_sets(folder: Path) -> Sets:
@@ -98,14 +103,9 @@ def configuration(sets: Sets, run_dir: Path, options: argparse.Namespace, flags:
 def trained(config: TrainConfig, adapter: Path) -> Run:
     """The run as it was built, with an adapter of it in place."""
     run = build(config)
-    generator = run.generator.bare
+    generator = run.method.main.bare
     load_adapter(adapter, generator.unet, generator.vae)
     return run
-
-
-def by_network(run: Run) -> Picture:
-    """What a trained network makes of a batch."""
-    return lambda batch: predict(run.generator.bare, batch, run.attention, run.prompt)
 
 
 def finished(picture: Picture) -> Picture:
@@ -127,8 +127,8 @@ def by_autoencoder(generator: OneStepGenerator) -> Picture:
 def measured(run: Run, pictures: dict[str, Picture]) -> Iterator[dict[str, Any]]:
     """Mean PSNR [dB] and SSIM of each kind of picture over the held-out pairs."""
     scores: dict[str, list[tuple[float, float]]] = {name: [] for name in pictures}
-    run.generator.bare.eval()
-    batches = run.held_out.batches(run.accelerator.device, run.held_out.numbers)
+    run.method.main.bare.eval()
+    batches = pairs_of(run.held_out, run.accelerator.device, run.held_out.numbers)
     for batch in tqdm(batches, total=len(run.held_out.numbers), desc=", ".join(pictures), unit="pair"):
         for name, picture in pictures.items():
             made = picture(batch)
@@ -150,20 +150,21 @@ def main() -> int:
     """Train what is missing, measure everything, write it down."""
     options = arguments()
     sets = draw_sets(options.folder)
-    rows: list[dict[str, Any]] = []
+    untouched = build(configuration(sets, options.folder / "untouched", options, []))
+    plain: dict[str, Picture] = {
+        "all-in-focus image": lambda batch: batch.image_srgb,
+        "its reconstruction": by_autoencoder(untouched.method.main.bare),
+    }
+    rows = list(measured(untouched, plain))
     for name in options.only:
         config = configuration(sets, options.folder / name.replace(" ", "_"), options, VARIANTS[name])
         adapter = train(config) / ADAPTER_FOLDER
         run = trained(config, adapter)
-        if not rows:
-            untouched = build(config)
-            plain = {"all-in-focus image": lambda batch: batch.image_srgb}
-            rows += measured(untouched, plain | {"its reconstruction": by_autoencoder(untouched.generator.bare)})
-        rows += measured(run, both(name, by_network(run)))
+        rows += measured(run, both(name, run.method.picture))
     if options.adapter:
         config = configuration(sets, options.folder / "given", options, [])
         run = trained(config, options.adapter)
-        rows += measured(run, both("the adapter given", by_network(run)))
+        rows += measured(run, both("the adapter given", run.method.picture))
     record = {"steps": options.steps, "pairs": options.pairs, "adapter": str(options.adapter or ""), "rows": rows}
     RESULTS.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     sys.stdout.write(table(rows) + "\n")

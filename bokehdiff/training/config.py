@@ -22,8 +22,8 @@ class ModelConfig:
         pretrained_model_name_or_path: SDXL base: folder or hub id.
         revision: Git revision of a hub id.
         variant: File variant of the base, such as fp16.
-        initial_adapter: Begin with the weights of this adapter instead of a fresh LoRA: folder, LoRA file or hub id. Rank
-            and alpha must be its own.
+        initial_adapter: Begin with the weights of this adapter instead of a fresh LoRA: folder, LoRA file or hub id.
+            Rank and alpha must be its own.
         lora_rank: Rank of the LoRA matrices [1].
         lora_alpha: LoRA's scale is alpha / rank [1].
         opt_vae: Also train the VAE encoder's conv_in, mid_block and conv_out.

@@ -437,7 +437,7 @@ def test_what_an_ablation_leaves_out_changes_the_picture_and_is_told(config, abl
 
 def test_a_run_begins_with_another_runs_adapter(config, whole, caplog):
     run = build(replace(config, model=replace(config.model, initial_adapter=str(whole / "adapter"), train_T=99)))
-    begun = loop.handed_over(run)
+    begun = run.method.handed_over()
     named = {LORA_FILE: begun.lora, VAE_FILE: begun.vae}
     ours = {f"{file}/{name}": tensor for file, tensors in named.items() for name, tensor in tensors.items()}
     theirs = adapter_tensors(whole)

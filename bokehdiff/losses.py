@@ -143,8 +143,17 @@ def _lpips() -> nn.Module:
     return network
 
 
+def vgg_file(name: str = VGG_FILE) -> Path:
+    """Where torchvision's weights lie in torch's own cache, if they do.
+
+    Args:
+        name: Of the file.
+    """
+    return Path(torch.hub.get_dir()) / "checkpoints" / name
+
+
 def _read_vgg(weights: str | Path | None, name: str, *, what: str) -> Mapping[str, Tensor]:
-    file = Path(weights) if weights is not None else Path(torch.hub.get_dir()) / "checkpoints" / name
+    file = Path(weights) if weights is not None else vgg_file(name)
     url = VGG_URL.format(file=name)
     if not file.is_file():
         raise MissingWeightsError(

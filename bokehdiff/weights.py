@@ -9,6 +9,7 @@ import pickle
 import re
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 HUB_TIMEOUT_S = 5.0  # a hub that can be reached answers within a second; its own client retries for half a minute
+_hub_may_be_asked = ContextVar("_hub_may_be_asked", default=True)
 SHARD = re.compile(r"-(?P<number>\d+)-of-(?P<total>\d+)(?=\.)")
 
 
@@ -113,6 +115,16 @@ def read_json_object(file: Path, *, instead: str) -> dict[str, Any]:
 
 
 @contextmanager
+def hub_left_alone() -> Iterator[None]:
+    """Within this block, what is neither a folder nor in the cache counts as missing: no hub is asked for it."""
+    before = _hub_may_be_asked.set(False)
+    try:
+        yield
+    finally:
+        _hub_may_be_asked.reset(before)
+
+
+@contextmanager
 def quiet_progress() -> Iterator[None]:
     """Within this block, transformers draws no progress bars: what is read here is read in a moment."""
     from transformers.utils import logging as transformers_logging
@@ -155,6 +167,8 @@ def _from_hub(
     except errors.LocalEntryNotFoundError:
         logger.debug("%s is not in the hub's cache, or not all of it", repository)
     try:
+        if not _hub_may_be_asked.get():
+            raise errors.OfflineModeIsEnabled
         huggingface_hub.HfApi().model_info(repository, revision=revision, timeout=HUB_TIMEOUT_S)
         logger.info("downloading the weights of %s", repository)
         return Path(snapshot())

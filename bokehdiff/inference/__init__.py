@@ -4,6 +4,7 @@ from bokehdiff.inference.baselines import BaselineRenderer
 from bokehdiff.inference.detail import keep_focus, match_colour, mix_at_edges
 from bokehdiff.inference.focus import Distance, Focus, focus_sweep, parse_focus, resolve_focus
 from bokehdiff.inference.lenses import FNumber, MetricRange, ShareOfWidth, Strength, parse_strength, resolve_lens
+from bokehdiff.inference.memory import free_bytes_of
 from bokehdiff.inference.pipeline import BokehDiffPipeline, BokehResult, RenderSettings
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "ShareOfWidth",
     "Strength",
     "focus_sweep",
+    "free_bytes_of",
     "keep_focus",
     "match_colour",
     "mix_at_edges",

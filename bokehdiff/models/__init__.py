@@ -2,7 +2,7 @@
 generator made of them, and the discriminator that it is trained against.
 """
 
-from bokehdiff.models.adapter_files import AdapterFiles, read_adapter
+from bokehdiff.models.adapter_files import AdapterFiles, find_adapter, read_adapter
 from bokehdiff.models.adapters import (
     LORA_TARGETS,
     VAE_TRAINABLE,
@@ -31,13 +31,13 @@ from bokehdiff.models.baselines import (
     size_multiple,
     whole_picture,
 )
-from bokehdiff.models.discriminator import BACKBONES, Backbone, VisionAidedDiscriminator
+from bokehdiff.models.discriminator import BACKBONES, Backbone, VisionAidedDiscriminator, find_backbone
 from bokehdiff.models.double_vnet import Critic, DoubleVNet, Norm
 from bokehdiff.models.exports import merge_adapter, write_diffusers, write_kohya, write_merged
 from bokehdiff.models.generator import OneStepGenerator, TimeIds
-from bokehdiff.models.prompt import PromptEmbedding, prompt_embedding
+from bokehdiff.models.prompt import PromptEmbedding, find_text_encoders, prompt_embedding
 from bokehdiff.models.pynet import LEVELS, PyNet
-from bokehdiff.models.sdxl import SdxlNetworks, load_sdxl, sketch_sdxl
+from bokehdiff.models.sdxl import SdxlNetworks, find_sdxl, load_sdxl, sketch_sdxl
 from bokehdiff.models.single_file import load_single_file
 from bokehdiff.models.tiny import (
     PROMPT,
@@ -48,7 +48,7 @@ from bokehdiff.models.tiny import (
     write_taught_sdxl,
     write_tiny_sdxl,
 )
-from bokehdiff.models.xformers import use_xformers
+from bokehdiff.models.xformers import use_xformers, xformers_problem
 
 __all__ = [
     "BACKBONES",
@@ -79,6 +79,10 @@ __all__ = [
     "add_lora",
     "build_baseline",
     "defocus_guide",
+    "find_adapter",
+    "find_backbone",
+    "find_sdxl",
+    "find_text_encoders",
     "load_adapter",
     "load_baseline",
     "load_sdxl",
@@ -107,4 +111,5 @@ __all__ = [
     "write_merged",
     "write_taught_sdxl",
     "write_tiny_sdxl",
+    "xformers_problem",
 ]

@@ -68,7 +68,7 @@ def read_adapter(source: str | Path, *, variant: str | None, revision: str | Non
         MissingWeightsError: If there is no LoRA file.
         InputError: If a file is damaged, of another kind, or of another save than the other.
     """
-    lora_file = _find(source, variant, revision)
+    lora_file = find_adapter(source, variant=variant, revision=revision)
     named, header = _read_safetensors(lora_file)
     alphas = {name: tensor for name, tensor in named.items() if name.endswith(".alpha")}
     lora = _spelled_alike({name: tensor for name, tensor in named.items() if name not in alphas}, lora_file)
@@ -98,7 +98,14 @@ def some_names(names: set[str]) -> str:
     return f"{shown} and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else shown
 
 
-def _find(source: str | Path, variant: str | None, revision: str | None) -> Path:
+def find_adapter(source: str | Path, *, variant: str | None = None, revision: str | None = None) -> Path:
+    """The LoRA file of an adapter.
+
+    Args:
+        source: As in `read_adapter`.
+        variant: As in `read_adapter`.
+        revision: As in `read_adapter`.
+    """
     path = Path(source).expanduser()
     if path.is_file():
         return path

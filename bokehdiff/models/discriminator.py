@@ -177,7 +177,7 @@ def _expect_no_backbone(module: nn.Module, incompatible: Any) -> None:
 def _read_weights(chosen: Backbone, weights: str | Path | None) -> dict[str, Tensor]:
     from timm.models import load_state_dict
 
-    file = Path(weights) if weights is not None else _cached_file(chosen)
+    file = Path(weights) if weights is not None else find_backbone(chosen)
     if not file.is_file():
         raise MissingWeightsError(f"the discriminator's backbone {chosen.name} is not at {file}: name its weight file")
     try:
@@ -189,7 +189,12 @@ def _read_weights(chosen: Backbone, weights: str | Path | None) -> dict[str, Ten
     return state
 
 
-def _cached_file(chosen: Backbone) -> Path:
+def find_backbone(chosen: Backbone) -> Path:
+    """The weight file of a backbone in timm's own cache.
+
+    Args:
+        chosen: One of `BACKBONES`.
+    """
     way_out = "name the weight file of the discriminator's backbone, or train without the adversarial loss"
     return find_weights(f"timm/{chosen.name}", needed=[(TIMM_FILE,)], instead=way_out) / TIMM_FILE
 

@@ -71,7 +71,7 @@ def prompt_embedding(
     stored = _read(file)
     if stored is not None:
         return stored
-    folder = _text_folder(base, revision, variant)
+    folder = find_text_encoders(base, revision=revision, variant=variant)
     with torch.inference_mode(), quiet_progress():
         states, _ = _encode(folder, "", prompt, variant)
         states_2, pooled = _encode(folder, "_2", prompt, variant)
@@ -112,7 +112,14 @@ def _fingerprint(folder: Path) -> list[str]:
     return [str(folder.resolve()), *(f"{file.name}:{stat.st_size}:{stat.st_mtime_ns}" for file, stat in stats)]
 
 
-def _text_folder(base: str | Path, revision: str | None, variant: str | None) -> Path:
+def find_text_encoders(base: str | Path, *, revision: str | None = None, variant: str | None = None) -> Path:
+    """The folder that holds both text encoders and their tokenizers.
+
+    Args:
+        base: As in `prompt_embedding`.
+        revision: As in `prompt_embedding`.
+        variant: As in `prompt_embedding`.
+    """
     needed: list[tuple[str, ...]] = []
     for suffix in ("", "_2"):
         needed += [

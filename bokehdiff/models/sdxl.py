@@ -89,20 +89,7 @@ def load_sdxl(
         MissingWeightsError: If a file is missing, or the hub cannot be reached and the cache does not hold it.
         InputError: If the schedule or the prediction type is of a kind that one step cannot use.
     """
-    needed = [
-        ("unet/config.json",),
-        weight_files("unet/diffusion_pytorch_model", variant),
-        ("vae/config.json",),
-        weight_files("vae/diffusion_pytorch_model", variant),
-        ("scheduler/scheduler_config.json",),
-    ]
-    folder = find_weights(
-        base,
-        needed=needed,
-        fetch=[*chain(*needed), MARKER_FILE],
-        revision=revision,
-        instead=_instead(variant),
-    )
+    folder = find_sdxl(base, revision=revision, variant=variant)
     schedule = read_json_object(folder / "scheduler" / "scheduler_config.json", instead="download it again")
     prediction_type = _prediction_type(schedule, folder)
     alphas_cumprod = alphas_from_config(schedule, folder)
@@ -114,6 +101,30 @@ def load_sdxl(
         prediction_type=prediction_type,
         base=str(base),
         weights=weights_origin(folder).get("weights", "pretrained"),
+    )
+
+
+def find_sdxl(base: str | Path, *, revision: str | None = None, variant: str | None = None) -> Path:
+    """The folder that holds all that `load_sdxl` reads.
+
+    Args:
+        base: As in `load_sdxl`.
+        revision: As in `load_sdxl`.
+        variant: As in `load_sdxl`.
+    """
+    needed = [
+        ("unet/config.json",),
+        weight_files("unet/diffusion_pytorch_model", variant),
+        ("vae/config.json",),
+        weight_files("vae/diffusion_pytorch_model", variant),
+        ("scheduler/scheduler_config.json",),
+    ]
+    return find_weights(
+        base,
+        needed=needed,
+        fetch=[*chain(*needed), MARKER_FILE],
+        revision=revision,
+        instead=_instead(variant),
     )
 
 

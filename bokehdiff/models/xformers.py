@@ -24,7 +24,7 @@ def use_xformers(unet: UNet2DConditionModel, device: torch.device) -> bool:
     Returns:
         Whether xFormers is used.
     """
-    problem = _problem(device)
+    problem = xformers_problem(device)
     if problem is not None:
         logger.warning("xFormers is not used, torch's own attention is: %s", problem)
         return False
@@ -32,8 +32,12 @@ def use_xformers(unet: UNet2DConditionModel, device: torch.device) -> bool:
     return True
 
 
-def _problem(device: torch.device) -> str | None:
-    """What keeps xFormers from working here, tried out on a few numbers; None if nothing does."""
+def xformers_problem(device: torch.device) -> str | None:
+    """What keeps xFormers from working here, tried out on a few numbers; None if nothing does.
+
+    Args:
+        device: Where it would run.
+    """
     if device.type != "cuda":
         return f"it needs an NVIDIA card; this is {device.type}"
     try:

@@ -17,14 +17,16 @@ from bokehdiff.preparation.foreground_colour import Colours, unmix
 from bokehdiff.preparation.guess import GuessedDisparity
 from bokehdiff.preparation.heuristic import DisparitySubject
 from bokehdiff.preparation.maps import MapConvention, fill_holes, fit_to, take_in
-from bokehdiff.preparation.matting import BiRefNetMatting, TransformersMatting, load_matting
+from bokehdiff.preparation.matting import BIREFNET, BiRefNetMatting, TransformersMatting, load_matting
 from bokehdiff.preparation.places import Dirnames
 from bokehdiff.preparation.pointed import PointedMatting
+from bokehdiff.preparation.pretrained import find_checkpoint
 from bokehdiff.preparation.report import Outcome, PreparationReport
 from bokehdiff.preparation.subject import FittedMatting, SubjectMatting
 from bokehdiff.preparation.trimaps import RefinedMatting, trimap_of
 
 __all__ = [
+    "BIREFNET",
     "DEPTH_ANYTHING_V2",
     "BiRefNetMatting",
     "Colours",
@@ -49,6 +51,7 @@ __all__ = [
     "cut_out",
     "depth_from_defocus",
     "fill_holes",
+    "find_checkpoint",
     "fit_disparity",
     "fit_mask",
     "fit_to",

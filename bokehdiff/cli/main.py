@@ -26,6 +26,7 @@ COMMANDS = {
     "data synthesize": ("data_synthesize", "write a procedural training set of foregrounds and backgrounds"),
     "data preview": ("data_preview", "draw a contact sheet of training samples"),
     "data check": ("data_check", "tell whether a training folder is fit for training: counts, sizes, problems"),
+    "doctor": ("doctor", "what works on this machine: devices, back ends, weights, packages"),
     "demo": ("demo", "the whole way through on a small example: train, prepare, render, compare"),
 }
 

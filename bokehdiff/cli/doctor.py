@@ -47,7 +47,7 @@ def run(options: DoctorOptions) -> int:
 
 
 def _look_around() -> Any:
-    from bokehdiff.cli.demo import EMBEDDED
+    from bokehdiff.cli.demo import EMBEDDED, EMBEDDED_ADAPTER
     from bokehdiff.cli.infer.options import PUBLISHED_ADAPTER, PUBLISHED_BASE, ModelOptions
     from bokehdiff.machine import look_around, stored_weights
     from bokehdiff.training.config import LossConfig
@@ -55,7 +55,7 @@ def _look_around() -> Any:
     return look_around(
         stored_weights(
             tiny_base=EMBEDDED,
-            tiny_adapter=f"{EMBEDDED}-bokeh",
+            tiny_adapter=EMBEDDED_ADAPTER,
             base=PUBLISHED_BASE,
             adapter=PUBLISHED_ADAPTER,
             adapter_variant=ModelOptions().variant,

@@ -51,7 +51,7 @@ def stored_weights(
     eyes = BACKBONES[backbone]
     searches: list[tuple[str, str, Callable[[], Path], str]] = [
         ("tiny SDXL", tiny_base, partial(find_sdxl, tiny_base), "it comes with the repository: run this there"),
-        ("adapter for it", tiny_adapter, partial(find_adapter, tiny_adapter), "bokehdiff demo trains one"),
+        ("adapter for it", tiny_adapter, partial(find_adapter, tiny_adapter), "it comes with the repository: run this there"),
         ("SDXL base", base, partial(_find_base, base), _instead_of_base(base)),
         (
             "published adapter",

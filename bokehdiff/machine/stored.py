@@ -14,6 +14,7 @@ from bokehdiff.preparation import BIREFNET, DEPTH_ANYTHING_V2, find_checkpoint
 from bokehdiff.weights import hub_left_alone
 
 VITMATTE = "hustvl/vitmatte-small-composition-1k"
+REPOSITORY = "it comes with the repository: run this there"
 HALF_PRECISION = "fp16"  # the variant in which bases are published beside the plain one
 
 
@@ -50,8 +51,8 @@ def stored_weights(
     depth = DEPTH_ANYTHING_V2["Small"].hub_id
     eyes = BACKBONES[backbone]
     searches: list[tuple[str, str, Callable[[], Path], str]] = [
-        ("tiny SDXL", tiny_base, partial(find_sdxl, tiny_base), "it comes with the repository: run this there"),
-        ("adapter for it", tiny_adapter, partial(find_adapter, tiny_adapter), "it comes with the repository: run this there"),
+        ("tiny SDXL", tiny_base, partial(find_sdxl, tiny_base), REPOSITORY),
+        ("adapter for it", tiny_adapter, partial(find_adapter, tiny_adapter), REPOSITORY),
         ("SDXL base", base, partial(_find_base, base), _instead_of_base(base)),
         (
             "published adapter",

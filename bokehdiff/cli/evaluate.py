@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -56,7 +57,7 @@ class EvaluateOptions:
         resolution: Their side [px].
         seed: Of the composites.
         hub_dir: torch's hub folder with the metrics' weights in checkpoints/; none for torch's own.
-        jobs: Processes that judge folders side by side.
+        jobs: Processes that render and judge side by side, each with networks of its own.
         device: Where to compute: auto, cpu, cuda.
     """
 
@@ -184,18 +185,18 @@ def _rendered(options: EvaluateOptions, setup: Any, folder: Path) -> list[Any]:
     if unknown:
         raise InputError(f"must be of {', '.join(CORRUPTIONS)}; got {', '.join(unknown)}", flag="--corruptions")
     with at_fault("--methods"):
-        methods = {name: _method(name, options, setup.device) for name in _words(options.methods)}
+        methods = {name: _Method(name, options, setup.device) for name in _words(options.methods)}
+        for method in methods.values():
+            method.load()
     pictures = make_folder(folder / "pictures")
     outcomes = []
     with at_fault("--root"):
         cases = _cases(options, root)
     for name, method in methods.items():
-        outcomes.append(measure_method(cases, method, setup, name=name, keep_in=pictures, progress=True))
+        measure = partial(measure_method, setup=setup, name=name, n_processes=options.jobs, progress=True)
+        outcomes.append(measure(cases, method, keep_in=pictures))
         for corruption in [] if name == INPUT else wrong:
-            variant = f"disparity {corruption}"
-            outcomes.append(
-                measure_method(corrupted(cases, corruption), method, setup, name=name, variant=variant, progress=True)
-            )
+            outcomes.append(measure(corrupted(cases, corruption), method, variant=f"disparity {corruption}"))
     return outcomes
 
 
@@ -212,6 +213,29 @@ def _cases(options: EvaluateOptions, root: Path) -> list[Any]:
     return photographed(root, BENCHMARKS[options.dataset], strength_px=options.K)
 
 
+@dataclass(frozen=True)
+class _Method:
+    """What renders a case; can be sent to other processes, each of which loads its own networks once.
+
+    Args:
+        name: As on the command line.
+        options: The command line.
+        device: Where to compute.
+    """
+
+    name: str
+    options: EvaluateOptions
+    device: str
+
+    def load(self) -> Callable[[Any], Any]:
+        """Read what it needs; what is missing is told before anything is rendered."""
+        return _method(self.name, self.options, self.device)
+
+    def __call__(self, case: Any) -> Any:
+        return self.load()(case)
+
+
+@cache
 def _method(name: str, options: EvaluateOptions, device: str) -> Callable[[Any], Any]:
     from bokehdiff.images import linear_to_srgb
     from bokehdiff.renderers import render_photo
@@ -259,12 +283,12 @@ def _neural(options: EvaluateOptions, device: str) -> Callable[[Any], Any]:
 
     def render(case: Any) -> Any:
         farthest, nearest = float(case.disparity.min()), float(case.disparity.max())
+        nearest = nearest if nearest > farthest else farthest + 1.0  # a wall: any range will do
         lens = case.lens.normalised(farthest, nearest)
         disparity = (case.disparity - farthest) / (nearest - farthest)
         image_srgb = linear_to_srgb(case.image_linear.clamp(0.0, 1.0))
-        return pipeline(
-            image_srgb, disparity, focus=float(lens.focus_disparity), strength=float(lens.strength_px)
-        ).images_srgb.cpu()
+        # A wrong disparity may leave the lens focused outside its range, which a person could not ask for.
+        return next(iter(pipeline.render_lenses(image_srgb, disparity, [lens]))).images_srgb.cpu()
 
     return render
 

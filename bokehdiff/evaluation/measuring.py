@@ -6,9 +6,10 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float
@@ -24,6 +25,8 @@ from bokehdiff.images import linear_to_srgb, save_image
 
 logger = logging.getLogger(__name__)
 
+Work = TypeVar("Work")
+Made = TypeVar("Made")
 Method = Callable[[Case], Float[Tensor, "1 3 h w"]]  # gives display values in [0, 1]
 
 
@@ -86,23 +89,14 @@ def measure_comparisons(
         progress: Show a bar.
     """
     records, failures = [], {}
-    for pair, found in zip(pairs, tqdm(_each(pairs, setup, n_processes), total=len(pairs), desc="judging",
+    judge = partial(_judge_comparison, setup=setup)
+    for pair, found in zip(pairs, tqdm(_in_order(judge, pairs, n_processes), total=len(pairs), desc="judging",
                                        unit="picture", disable=not progress), strict=True):  # fmt: skip
         if isinstance(found, str):
             failures[pair.name] = found
         else:
             records.append(Record(dataset, method, pair.name, found))
     return Outcome(records, failures)
-
-
-def _each(pairs: Sequence[Comparison], setup: Setup, n_processes: int) -> Iterator[dict[str, float] | str]:
-    if n_processes == 1:
-        yield from (_judge_comparison(pair, setup) for pair in pairs)
-        return
-    threads = max(1, torch.get_num_threads() // n_processes)
-    # Forked processes inherit threads of torch that no longer run.
-    with ProcessPoolExecutor(n_processes, get_context("spawn"), torch.set_num_threads, (threads,)) as pool:
-        yield from pool.map(_judge_comparison, pairs, [setup] * len(pairs))
 
 
 def _judge_comparison(pair: Comparison, setup: Setup) -> dict[str, float] | str:
@@ -122,36 +116,60 @@ def measure_method(
     name: str,
     variant: str = "",
     keep_in: Path | None = None,
+    n_processes: int = 1,
     progress: bool = False,
 ) -> Outcome:
     """Make each case's picture and measure it.
 
     Args:
         cases: What is asked for.
-        method: Makes pictures.
+        method: Makes pictures. With several processes it is sent to each of them, so that it must be picklable.
         setup: How they are judged.
         name: Of the method, for the records.
         variant: What was done to the cases, for the records.
         keep_in: Folder for the pictures; None to keep none.
+        n_processes: How many work side by side; changes speed, not the result.
         progress: Show a bar.
     """
     records, failures = [], {}
-    for promised in tqdm(cases, desc=name, unit="picture", disable=not progress):
-        try:
-            case = promised.load()
-            with torch.no_grad():
-                picture = method(case).clamp(0.0, 1.0)
-            reference = linear_to_srgb(case.reference_linear.clamp(0.0, 1.0))
-            numbers = judged(setup.panel(), setup.framing.cut(picture).cpu(), setup.framing.cut(reference))
-        except BokehDiffError as error:
-            failures[promised.name] = str(error)
-            logger.error("%s, %s: %s", name, promised.name, error)
-            continue
-        record = Record(case.dataset, name, case.name, numbers, case.blur_px, variant)
-        if keep_in is not None:
-            save_image(keep_in / picture_of(record), picture)
-        records.append(record)
+    measure = partial(_measure_case, method=method, setup=setup, name=name, variant=variant, keep_in=keep_in)
+    for promised, found in zip(cases, tqdm(_in_order(measure, cases, n_processes), total=len(cases), desc=name,
+                                           unit="picture", disable=not progress), strict=True):  # fmt: skip
+        if isinstance(found, str):
+            failures[promised.name] = found
+            logger.error("%s, %s: %s", name, promised.name, found)
+        else:
+            records.append(found)
     return Outcome(records, failures)
+
+
+def _measure_case(
+    promised: Promised, *, method: Method, setup: Setup, name: str, variant: str, keep_in: Path | None
+) -> Record | str:
+    """The record, or why there is none."""
+    try:
+        case = promised.load()
+        with torch.no_grad():
+            picture = method(case).clamp(0.0, 1.0)
+        reference = linear_to_srgb(case.reference_linear.clamp(0.0, 1.0))
+        numbers = judged(setup.panel(), setup.framing.cut(picture).cpu(), setup.framing.cut(reference))
+    except BokehDiffError as error:
+        return str(error)
+    record = Record(case.dataset, name, case.name, numbers, case.blur_px, variant)
+    if keep_in is not None:
+        save_image(keep_in / picture_of(record), picture)
+    return record
+
+
+def _in_order(work: Callable[[Work], Made], things: Sequence[Work], n_processes: int) -> Iterator[Made]:
+    """What is made of each thing, by several processes where there are some."""
+    if n_processes == 1:
+        yield from map(work, things)
+        return
+    threads = max(1, torch.get_num_threads() // n_processes)
+    # Forked processes inherit threads of torch that no longer run.
+    with ProcessPoolExecutor(n_processes, get_context("spawn"), torch.set_num_threads, (threads,)) as pool:
+        yield from pool.map(work, things)
 
 
 def picture_of(record: Record) -> str:

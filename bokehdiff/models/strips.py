@@ -27,21 +27,21 @@ Layer = Callable[[Tensor], Tensor]
 
 @apply_forward_hook  # brings the autoencoder to its device where it is moved as it is needed
 @torch.no_grad()
-def encode_in_strips(vae: AutoencoderKL, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c lh lw"]:
-    """What `vae.encode(image).latent_dist.mode()` gives, in less memory: changes time and memory, not the result.
+def encode_in_strips(vae: AutoencoderKL, image_signed: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c lh lw"]:
+    """The mode of the latents that `vae.encode` gives, in less memory: changes time and memory, not the result.
 
     Args:
         vae: Of SDXL's class.
-        image: In [-1, 1], in the autoencoder's dtype; sides multiples of its factor [px].
+        image_signed: In [-1, 1], in the autoencoder's dtype; sides multiples of its factor [px].
     """
     encoder = vae.encoder
-    canvas = _convolved(_Canvas.of(image), encoder.conv_in)
+    canvas = _convolved(_Canvas.of(image_signed), encoder.conv_in)
     for block in encoder.down_blocks:
         for resnet in block.resnets:
             canvas = _through_resnet(canvas, resnet)
         for downsampler in block.downsamplers or ():
             canvas = _downsampled(canvas, downsampler)
-    latents = encoder.mid_block(canvas.values.to(image.device))  # 8 numbers a pixel from here on: whole
+    latents = encoder.mid_block(canvas.values.to(image_signed.device))  # 8 numbers a pixel from here on: whole
     moments = encoder.conv_out(encoder.conv_act(encoder.conv_norm_out(latents)))
     moments = moments if vae.quant_conv is None else vae.quant_conv(moments)
     return moments.chunk(2, dim=1)[0]

@@ -24,9 +24,11 @@ from bokehdiff.evaluation import (
     read_records,
 )
 from bokehdiff.images import linear_to_srgb, save_image
+from bokehdiff.inference import BokehDiffPipeline
+from bokehdiff.models import add_lora, load_sdxl, save_adapter, trainable_parts
 from bokehdiff.optics import Lens
 from bokehdiff.renderers import render_photo
-from tests.helpers import SHARED
+from tests.helpers import EMBEDDED, SHARED, psnr
 
 
 def promised(made):
@@ -164,6 +166,67 @@ def test_the_command_lets_methods_render_and_plots(tmp_path, capsys):
     again = tmp_path / "again"
     assert main(["evaluate", "--records", str(out / "records.jsonl"), "--output-dir", str(again)]) == 0
     assert (again / "table.md").read_text() == (out / "table.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory):
+    """On the backbone that ships with the repository; as if trained for a moment."""
+    networks = load_sdxl(EMBEDDED)
+    add_lora(networks.unet, rank=2)
+    with torch.no_grad():
+        for weight in trainable_parts(networks.unet, networks.vae).lora.values():
+            weight += 0.01 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1))
+    folder = tmp_path_factory.mktemp("adapter")
+    return save_adapter(folder, networks.unet, networks.vae, metadata={"visibility": "thin_lens"})
+
+
+def neural_words(tmp_path, adapter, out: str, *more: str) -> list[str]:
+    write_scene(tmp_path)
+    words = ["evaluate", "--dataset", "lens-ground-truth", "--root", tmp_path, "--methods", "input,neural", *more]
+    words += ["--pretrained-model-name-or-path", EMBEDDED, "--resume-from-checkpoint", adapter]
+    words += ["--corruptions", "dilated,quantised", "--metrics", "psnr", "--device", "cpu"]
+    return [str(word) for word in (*words, "--output-dir", tmp_path / out)]
+
+
+def test_the_neural_method_is_the_pipeline_and_has_a_robustness_study_too(tmp_path, adapter):
+    assert main(neural_words(tmp_path, adapter, "out")) == 0
+    records = read_records(tmp_path / "out" / "records.jsonl")
+    neural = {record.variant: record.numbers["psnr"] for record in records if record.method == "neural"}
+    assert neural.keys() == {"", "disparity dilated", "disparity quantised"}
+    assert neural[""] != neural["disparity dilated"]
+    made = case()
+    farthest, nearest = (float(value) for value in made.disparity.aminmax())
+    lens = made.lens.normalised(farthest, nearest)
+    drawn = BokehDiffPipeline.from_pretrained(EMBEDDED, adapter=adapter)(
+        linear_to_srgb(made.image_linear.clamp(0, 1)),
+        (made.disparity - farthest) / (nearest - farthest),
+        focus=float(lens.focus_disparity),
+        strength=float(lens.strength_px),
+    ).images_srgb
+    reference = linear_to_srgb(made.reference_linear.clamp(0, 1))
+    assert neural[""] == pytest.approx(psnr(drawn, reference), abs=1e-3)
+    table = (tmp_path / "out" / "table.md").read_text()
+    assert "neural" in table
+    assert "dilated" in table
+
+
+@pytest.mark.slow
+def test_several_processes_render_the_same_with_networks_of_their_own(tmp_path, adapter):
+    for out, more in (("alone", ()), ("together", ("--jobs", "2"))):
+        assert main(neural_words(tmp_path, adapter, out, *more)) == 0
+    alone, together = (read_records(tmp_path / out / "records.jsonl") for out in ("alone", "together"))
+    assert alone == together
+
+
+def test_methods_that_do_not_exist_or_have_no_weights_are_one_line(tmp_path, adapter, capsys):
+    words = neural_words(tmp_path, adapter, "out")
+    assert main([word.replace("input,neural", "input,magic") for word in words]) == 1
+    assert (
+        "--methods: must be of input, scatter, occlusion_aware, layered, neural, pynet, double-vnet; got 'magic'"
+        in capsys.readouterr().err
+    )
+    assert main([word.replace(str(EMBEDDED), "./nobase") for word in words]) == 1
+    assert "--pretrained-model-name-or-path: " in capsys.readouterr().err
 
 
 def test_scenes_are_refused_by_name(tmp_path):

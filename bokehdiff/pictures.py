@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -43,12 +44,20 @@ def _colours(share: Float[Tensor, "b h w"], name: str) -> Float[Tensor, "b 3 h w
     return torch.from_numpy(np.ascontiguousarray(rgba[..., :3])).permute(0, 3, 1, 2).float()
 
 
-def contact_sheet(columns: Mapping[str, Float[Tensor, "b 3 h w"]]) -> Float[Tensor, "1 3 sheet_h sheet_w"]:
+def contact_sheet(
+    columns: Mapping[str, Float[Tensor, "b 3 h w"]], *, n_across: int | None = None
+) -> Float[Tensor, "1 3 sheet_h sheet_w"]:
     """Lay images out in a grid: a row per batch entry, a column per caption.
 
     Args:
         columns: Display images in [0, 1] by caption, all of one shape.
+        n_across: Columns beside each other, further ones below; None for all beside each other.
     """
+    if n_across is not None and n_across < len(columns):
+        named = list(columns.items())
+        sheets = [contact_sheet(dict(named[start : start + n_across])) for start in range(0, len(named), n_across)]
+        width = sheets[0].shape[3]
+        return torch.cat([F.pad(sheet, (0, width - sheet.shape[3]), value=1.0) for sheet in sheets], dim=2)
     shapes = {tuple(images.shape) for images in columns.values()}
     if len(shapes) != 1:
         raise InputError(f"a contact sheet needs images of one shape; got {sorted(shapes)}")

@@ -17,6 +17,16 @@ def test_contact_sheet_holds_every_image_untouched():
     assert (sheet[0, :, :CAPTION_PX] < 0.5).any(), "the captions are written"
 
 
+def test_contact_sheet_goes_on_below():
+    named = {name: torch.rand(1, 3, 10, 40) for name in ("a", "b", "c")}
+    sheet = contact_sheet(named, n_across=2)
+    above, below = sheet.split(CAPTION_PX + 10, dim=2)
+    assert torch.equal(above, contact_sheet({name: named[name] for name in ("a", "b")}))
+    assert torch.equal(below[..., :40], contact_sheet({"c": named["c"]}))
+    assert torch.equal(below[..., 40:], torch.ones(1, 3, CAPTION_PX + 10, 40 + GAP_PX))
+    assert torch.equal(contact_sheet(named, n_across=3), contact_sheet(named))
+
+
 def test_contact_sheet_refuses_images_of_different_sizes():
     with pytest.raises(InputError, match="one shape; got"):
         contact_sheet({"a": torch.rand(1, 3, 4, 4), "b": torch.rand(1, 3, 4, 5)})

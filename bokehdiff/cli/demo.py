@@ -198,7 +198,7 @@ def _compare(folder: Path, base: Path, rendered: dict[str, Path], options: DemoO
         f"circle of confusion (K = {options.K:g} px)": colour_coc(coc_px),
         **{captions[name]: picture for name, picture in pictures.items()},
     }
-    save_image(folder / "comparison.png", contact_sheet(panel))
+    save_image(folder / "comparison.png", contact_sheet(panel, n_across=3))
     shutil.copyfile(folder / "train" / "loss.png", folder / "loss.png")
     tenth = max(1, len(records) // 10)
     return {

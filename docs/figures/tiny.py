@@ -35,7 +35,7 @@ def main() -> None:
             else:
                 picture = linear_to_srgb(render_photo(image_linear, scene.disparity, lens))
             columns[f"{name}, focus on the {where}, K = {strength_px:g} px"] = picture
-        save_image(Path(__file__).with_name(f"tiny_{name}.jpg"), contact_sheet(columns), quality=88)
+        save_image(Path(__file__).with_name(f"tiny_{name}.jpg"), contact_sheet(columns, n_across=2), quality=88)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ logger = logging.getLogger(__name__)
 
 INPUT = "input"  # the photograph as it is, whatever the disparity
 PHYSICAL = ("scatter", "occlusion_aware", "layered")
+NEURAL = ("neural", "hybrid")
 BASELINES = ("pynet", "double-vnet")
 Dataset = Literal["lens-ground-truth", "ebb-val294", "ebb400", "blb", "realbokeh", "aim", "folders", "composites"]
 METRICS = "psnr,ssim,ms_ssim,lpips_alex,lpips_vgg,dists"
@@ -35,7 +36,7 @@ class EvaluateOptions:
             from a folder with *fg/ and bg/.
         root: Where the dataset lies.
         methods: What renders, with commas: input (the photograph as it is), scatter, occlusion_aware, layered, neural,
-            pynet, double-vnet.
+            hybrid (the network where depth changes, physics elsewhere), pynet, double-vnet.
         K: Blur strength where the dataset does not tell it: radius at one unit of disparity in [0, 1] from the middle
             of the picture, which is in focus [px].
         corruptions: Also with disparity that is wrong, with commas: eroded, dilated, blurred, quantised; or all.
@@ -48,8 +49,8 @@ class EvaluateOptions:
         multiple: Sides are cut down to a multiple of this, about the middle [px].
         allow_missing: References without a picture are left out.
         published: Put rows that papers report beside ours.
-        pretrained_model_name_or_path: SDXL base of the neural method: folder or hub id.
-        resume_from_checkpoint: Adapter of the neural method; none for the published one.
+        pretrained_model_name_or_path: SDXL base of neural and hybrid: folder or hub id.
+        resume_from_checkpoint: Adapter of neural and hybrid; none for the published one.
         pynet_weights: Weights of pynet: a folder that bokehdiff train-baseline wrote, or an .npz.
         double_vnet_weights: The same of double-vnet.
         composites: How many pairs are composed.
@@ -246,11 +247,11 @@ def _method(name: str, options: EvaluateOptions, device: str) -> Callable[[Any],
         return lambda case: linear_to_srgb(
             render_photo(case.image_linear.to(device), case.disparity.to(device), case.lens, method=name).clamp(0, 1)
         )
-    if name == "neural":
-        return _neural(options, device)
+    if name in NEURAL:
+        return _neural(name, options, device)
     if name in BASELINES:
         return _baseline(name, options, device)
-    raise InputError(f"must be of input, {', '.join((*PHYSICAL, 'neural', *BASELINES))}; got {name!r}")
+    raise InputError(f"must be of input, {', '.join((*PHYSICAL, *NEURAL, *BASELINES))}; got {name!r}")
 
 
 def _baseline(name: str, options: EvaluateOptions, device: str) -> Callable[[Any], Any]:
@@ -269,17 +270,19 @@ def _baseline(name: str, options: EvaluateOptions, device: str) -> Callable[[Any
     ).cpu()
 
 
-def _neural(options: EvaluateOptions, device: str) -> Callable[[Any], Any]:
-    """The one-step pipeline, for disparities of any range: both it and the lens are brought to [0, 1]."""
+def _neural(name: str, options: EvaluateOptions, device: str) -> Callable[[Any], Any]:
+    """The one-step pipeline, or its mixture with physics; disparity of any range and lens are brought to [0, 1]."""
     from bokehdiff.cli.infer import PUBLISHED_ADAPTER
     from bokehdiff.images import linear_to_srgb
-    from bokehdiff.inference import BokehDiffPipeline
+    from bokehdiff.inference import BokehDiffPipeline, RenderSettings
 
     pipeline = BokehDiffPipeline.from_pretrained(
         options.pretrained_model_name_or_path,
         adapter=options.resume_from_checkpoint or PUBLISHED_ADAPTER,
         device=device,
     )
+
+    settings = RenderSettings(renderer=name)  # type: ignore[arg-type]
 
     def render(case: Any) -> Any:
         farthest, nearest = float(case.disparity.min()), float(case.disparity.max())
@@ -288,7 +291,8 @@ def _neural(options: EvaluateOptions, device: str) -> Callable[[Any], Any]:
         disparity = (case.disparity - farthest) / (nearest - farthest)
         image_srgb = linear_to_srgb(case.image_linear.clamp(0.0, 1.0))
         # A wrong disparity may leave the lens focused outside its range, which a person could not ask for.
-        return next(iter(pipeline.render_lenses(image_srgb, disparity, [lens]))).images_srgb.cpu()
+        (result,) = pipeline.render_lenses(image_srgb, disparity, [lens], settings)
+        return result.images_srgb.cpu()
 
     return render
 

@@ -182,7 +182,8 @@ def adapter(tmp_path_factory):
 
 def neural_words(tmp_path, adapter, out: str, *more: str) -> list[str]:
     write_scene(tmp_path)
-    words = ["evaluate", "--dataset", "lens-ground-truth", "--root", tmp_path, "--methods", "input,neural", *more]
+    words = ["evaluate", "--dataset", "lens-ground-truth", "--root", tmp_path, *more]
+    words += ["--methods", "input,neural,hybrid"]
     words += ["--pretrained-model-name-or-path", EMBEDDED, "--resume-from-checkpoint", adapter]
     words += ["--corruptions", "dilated,quantised", "--metrics", "psnr", "--device", "cpu"]
     return [str(word) for word in (*words, "--output-dir", tmp_path / out)]
@@ -194,6 +195,8 @@ def test_the_neural_method_is_the_pipeline_and_has_a_robustness_study_too(tmp_pa
     neural = {record.variant: record.numbers["psnr"] for record in records if record.method == "neural"}
     assert neural.keys() == {"", "disparity dilated", "disparity quantised"}
     assert neural[""] != neural["disparity dilated"]
+    hybrid = {record.variant: record.numbers["psnr"] for record in records if record.method == "hybrid"}
+    assert hybrid.keys() == neural.keys()
     made = case()
     farthest, nearest = (float(value) for value in made.disparity.aminmax())
     lens = made.lens.normalised(farthest, nearest)
@@ -222,8 +225,7 @@ def test_methods_that_do_not_exist_or_have_no_weights_are_one_line(tmp_path, ada
     words = neural_words(tmp_path, adapter, "out")
     assert main([word.replace("input,neural", "input,magic") for word in words]) == 1
     assert (
-        "--methods: must be of input, scatter, occlusion_aware, layered, neural, pynet, double-vnet; got 'magic'"
-        in capsys.readouterr().err
+        "scatter, occlusion_aware, layered, neural, hybrid, pynet, double-vnet; got 'magic'" in capsys.readouterr().err
     )
     assert main([word.replace(str(EMBEDDED), "./nobase") for word in words]) == 1
     assert "--pretrained-model-name-or-path: " in capsys.readouterr().err

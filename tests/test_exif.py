@@ -196,4 +196,6 @@ def test_a_block_that_says_adobe_rgb_says_srgb_afterwards(tmp_path, suffix):
     with Image.open(tmp_path / f"a{suffix}") as picture:
         camera = picture.getexif().get_ifd(IFD.Exif)
         assert (camera[Base.ColorSpace], camera[Base.FNumber]) == (1, 2.8)
-        assert picture.getexif().get_ifd(IFD.Interop).get(1, "R98") == "R98"
+        saved = picture.getexif()
+        if IFD.Interop in saved.get_ifd(IFD.Exif):  # Pillow 12 raises for one that is not there
+            assert saved.get_ifd(IFD.Interop).get(1, "R98") == "R98"

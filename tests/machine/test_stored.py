@@ -35,6 +35,7 @@ def cached(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *_, **__: pytest.fail("the hub was asked"))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setattr("torch.hub._hub_dir", None)  # which another test of the process may have set
 
     def add(repository: str, *names: str) -> Path:
         folder = tmp_path / "cache" / f"models--{repository.replace('/', '--')}"

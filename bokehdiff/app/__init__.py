@@ -2,10 +2,11 @@
 
 from bokehdiff.app.controls import F_NUMBERS, Camera, Controls
 from bokehdiff.app.depth import NO_MODEL, load_model
+from bokehdiff.app.equipment import Equipment, Limits
 from bokehdiff.app.jobs import Cancelled, Job
 from bokehdiff.app.networks import Networks
 from bokehdiff.app.places import Places
-from bokehdiff.app.session import Limits, Result, Session
+from bokehdiff.app.session import Result, Session
 from bokehdiff.app.studio import Studio
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "Camera",
     "Cancelled",
     "Controls",
+    "Equipment",
     "Job",
     "Limits",
     "Networks",

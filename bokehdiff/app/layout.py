@@ -110,7 +110,7 @@ def lay_out(studio: Studio, samples: list[Sample]) -> Parts:
         )
     with gr.Row(elem_id="table"):
         with gr.Column(scale=3, min_width=320, elem_id="left"):
-            _lay_out_stage(made, samples, studio.places.passing)
+            _lay_out_stage(made, samples, studio.equipment.places.passing)
         with gr.Column(scale=1, min_width=300, elem_id="right"):
             _lay_out_lens(made)
             _lay_out_depth(made)
@@ -182,10 +182,10 @@ def _lay_out_depth(made: dict[str, Any]) -> None:
 
 def _lay_out_render(made: dict[str, Any], studio: Studio) -> None:
     with gr.Group(elem_id="finish"):
-        names = RENDERERS if studio.networks else RENDERERS[:1]
+        names = RENDERERS if studio.equipment.networks else RENDERERS[:1]
         made["renderer"] = gr.Radio(
             [(name.capitalize(), name) for name in names], value=names[0], label="Quality",
-            info=None if studio.networks else "Neural and hybrid need networks: see docs/app.md.",
+            info=None if studio.equipment.networks else "Neural and hybrid need networks: see docs/app.md.",
             elem_id="renderer",
         )  # fmt: skip
         made["file_format"] = gr.Radio(

@@ -49,7 +49,7 @@ def build_server(studio: Studio, *, host: str, port: int) -> Any:
     """
     require_gradio()
     # Uploads and copies of pictures go where they are removed with the program; read when components are made.
-    os.environ["GRADIO_TEMP_DIR"] = str(studio.places.passing)
+    os.environ["GRADIO_TEMP_DIR"] = str(studio.equipment.places.passing)
     import gradio as gr
     from fastapi import FastAPI, Request, Response
 
@@ -70,8 +70,8 @@ def build_server(studio: Studio, *, host: str, port: int) -> Any:
         path="/",
         server_name=host,
         server_port=port,
-        allowed_paths=[str(studio.places.results)],
-        max_file_size=studio.limits.most_bytes,
+        allowed_paths=[str(studio.equipment.places.results)],
+        max_file_size=studio.equipment.limits.most_bytes,
         show_error=False,
         footer_links=[],
         enable_monitoring=False,
@@ -111,7 +111,7 @@ def serve(studio: Studio, *, host: str, port: int, opened: Callable[[str], None]
             with suppress(KeyboardInterrupt):
                 listening.run(sockets=[socket])
     finally:
-        studio.places.remove_passing()
+        studio.equipment.places.remove_passing()
 
 
 LOCAL = frozenset({"127.0.0.1", "localhost"})

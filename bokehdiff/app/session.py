@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar
 
-import torch
 import yaml
 from jaxtyping import Float
 from torch import Tensor
@@ -19,9 +18,9 @@ from torch import Tensor
 import bokehdiff
 from bokehdiff.app.controls import Camera, Controls
 from bokehdiff.app.depth import Depth, depth_from_file, depth_of, depth_picture
+from bokehdiff.app.equipment import Equipment
 from bokehdiff.app.jobs import Job
-from bokehdiff.app.networks import Networks
-from bokehdiff.app.places import Places, safe_stem
+from bokehdiff.app.places import safe_stem
 from bokehdiff.errors import BokehDiffError, InputError
 from bokehdiff.images import (
     Photo,
@@ -35,7 +34,6 @@ from bokehdiff.images import (
     srgb_to_linear,
 )
 from bokehdiff.optics import focus_from_centre, focus_from_pixel
-from bokehdiff.preparation import DisparityModel
 from bokehdiff.renderers import Step, compress_highlights, recover_highlights, render_photo
 
 PREVIEW_PIXELS = 2**20  # of what is looked at: scatter renders it within a second on two cores
@@ -49,21 +47,6 @@ FILE_FORMATS = ("jpg", "png", "tif")
 SIXTEEN_BITS = frozenset({"png", "tif"})
 Read = TypeVar("Read")
 NOTHING_OPEN = "open a photo first, or choose one of the samples"
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How much the app takes on.
-
-    Args:
-        most_pixels: Of a photograph or a map.
-        most_bytes: Of an uploaded file.
-        most_sessions: Photographs open at the same time; the one that was used longest ago is put away.
-    """
-
-    most_pixels: int = 32_000_000
-    most_bytes: int = 64 * MEBI
-    most_sessions: int = 16
 
 
 @dataclass(frozen=True)
@@ -100,28 +83,12 @@ class Session:
     """A photograph on one user's table.
 
     Args:
-        places: Where to write.
-        limits: How much is taken on.
-        model: Predicts disparity; None for a guess.
-        networks: The diffusion renderer; None if there is none.
-        device: Where physics is computed.
+        equipment: What all tables share.
     """
 
-    def __init__(
-        self,
-        places: Places,
-        *,
-        limits: Limits,
-        model: DisparityModel | None = None,
-        networks: Networks | None = None,
-        device: torch.device | None = None,
-    ) -> None:
-        self._places = places
-        self._limits = limits
-        self._model = model
-        self._networks = networks
-        self._device = device or torch.device("cpu")
-        self._folder = places.passing / secrets.token_hex(8)
+    def __init__(self, equipment: Equipment) -> None:
+        self._equipment = equipment
+        self._folder = equipment.places.passing / secrets.token_hex(8)
         self._folder.mkdir()
         self._open: _Open | None = None
         self._rendered: tuple[Controls, Path] | None = None
@@ -181,9 +148,9 @@ class Session:
             file = folder / f"{safe_stem(Path(name).stem)}{path.suffix.lower()}"
             self._refuse_large(path)
             shutil.copyfile(path, file)
-            photo = _named(file, name, lambda: load_photo(file, max_pixels=self._limits.most_pixels))
+            photo = _named(file, name, lambda: load_photo(file, max_pixels=self._equipment.limits.most_pixels))
             if disparity is None:
-                depth = depth_of(photo.image_srgb.clamp(0.0, 1.0), self._model)
+                depth = depth_of(photo.image_srgb.clamp(0.0, 1.0), self._equipment.model)
             else:
                 depth = self._depth_from(disparity, disparity.name, photo.size_hw, near_is_dark=False)
             before, self._open = self._open, self._kept(folder, file, name, photo, depth)
@@ -226,17 +193,17 @@ class Session:
         opened = self._opened
         self._refuse_large(Path(path))
         depth = self._depth_from(Path(path), name or Path(path).name, opened.size_hw, near_is_dark=near_is_dark)
-        photo = load_photo(opened.file, max_pixels=self._limits.most_pixels)
+        photo = load_photo(opened.file, max_pixels=self._equipment.limits.most_pixels)
         self._open = self._kept(opened.file.parent, opened.file, opened.name, photo, depth)
 
     def _depth_from(self, path: Path, name: str, size_hw: tuple[int, int], *, near_is_dark: bool) -> Depth:
-        most = self._limits.most_pixels
+        most = self._equipment.limits.most_pixels
         return _named(
             path, name, lambda: depth_from_file(path, name, size_hw, near_is_dark=near_is_dark, max_pixels=most)
         )
 
     def _refuse_large(self, path: Path) -> None:
-        size, most = path.stat().st_size, self._limits.most_bytes
+        size, most = path.stat().st_size, self._equipment.limits.most_bytes
         if size > most:
             raise InputError(f"the file has {size / MEBI:.0f} MB; up to {most / MEBI:.0f} MB are taken")
 
@@ -329,22 +296,22 @@ class Session:
             raise InputError(f"the file must be one of {', '.join(FILE_FORMATS)}; got {file_format!r}")
         opened = self._opened
         step(0, 1)
-        image_srgb = load_photo(opened.file, max_pixels=self._limits.most_pixels).image_srgb
+        image_srgb = load_photo(opened.file, max_pixels=self._equipment.limits.most_pixels).image_srgb
         disparity = load_disparity(opened.disparity_file)
         if renderer == "physical":
             rendered = self._physics(image_srgb, disparity, controls, 1.0, method="auto", step=step)
         else:
-            if self._networks is None:
+            if self._equipment.networks is None:
                 raise InputError(
                     f"{renderer} needs networks: start the app with --pretrained-model-name-or-path, "
                     "or render physically"
                 )
-            rendered = self._networks.render(
+            rendered = self._equipment.networks.render(
                 image_srgb.clamp(0.0, 1.0), disparity, controls.lens(), renderer=renderer, step=step
             )
         step(1, 1)
         name = f"{Path(opened.name).stem}_K{controls.strength_px:.3g}_{controls.focus_disparity:.3f}_{renderer}"
-        path = self._places.new_result(name, f".{file_format}")
+        path = self._equipment.places.new_result(name, f".{file_format}")
         bit_depth = 16 if file_format in SIXTEEN_BITS else 8
         text = self.note(controls, renderer)
         _written(path, lambda: save_image(path, rendered, bit_depth=bit_depth, exif=opened.exif, text=text))
@@ -388,7 +355,7 @@ class Session:
                 step(i, len(lenses))
                 yield self._physics(image_srgb, disparity, one, scale, method="auto")
 
-        path = self._places.new_result(f"{Path(opened.name).stem}_pull", f".{file_format}")
+        path = self._equipment.places.new_result(f"{Path(opened.name).stem}_pull", f".{file_format}")
         text = self.note(controls, "physical") + yaml.safe_dump({"focus_pull": [round(end, 4) for end in focuses]})
         _written(
             path,
@@ -399,7 +366,7 @@ class Session:
     def depth_file(self) -> Path:
         """Its disparity as a PNG of 16 bits, which `bokehdiff render` takes."""
         opened = self._opened
-        path = self._places.new_result(f"{Path(opened.name).stem}_disparity", ".png")
+        path = self._equipment.places.new_result(f"{Path(opened.name).stem}_disparity", ".png")
         _written(path, lambda: save_disparity(path, load_disparity(opened.disparity_file)))
         return path
 
@@ -413,8 +380,10 @@ class Session:
         method: str,
         step: Step | None = None,
     ) -> Float[Tensor, "1 3 h w"]:
-        light = recover_highlights(srgb_to_linear(image_srgb.to(self._device)), controls.highlights)
-        blurred = render_photo(light, disparity.to(self._device), controls.lens(scale), method=method, step=step)
+        light = recover_highlights(srgb_to_linear(image_srgb.to(self._equipment.device)), controls.highlights)
+        blurred = render_photo(
+            light, disparity.to(self._equipment.device), controls.lens(scale), method=method, step=step
+        )
         return linear_to_srgb(compress_highlights(blurred, controls.highlights)).clamp(0.0, 1.0).cpu()
 
     def note(self, controls: Controls, renderer: str) -> str:
@@ -432,8 +401,8 @@ class Session:
             **lens,
             "disparity": f"{opened.origin}: {opened.source}",
         }
-        if renderer != "physical" and self._networks is not None:
-            made["networks"] = self._networks.name
+        if renderer != "physical" and self._equipment.networks is not None:
+            made["networks"] = self._equipment.networks.name
         return yaml.safe_dump(made, sort_keys=False, allow_unicode=True)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""What all users of the app share: models, folders, limits, and who has which photograph open."""
+"""Who has which photograph open."""
 
 from __future__ import annotations
 
@@ -6,13 +6,9 @@ import secrets
 import threading
 from collections import OrderedDict
 
-import torch
-
-from bokehdiff.app.networks import Networks
-from bokehdiff.app.places import Places
-from bokehdiff.app.session import Limits, Session
+from bokehdiff.app.equipment import Equipment
+from bokehdiff.app.session import Session
 from bokehdiff.errors import InputError
-from bokehdiff.preparation import DisparityModel
 
 PUT_AWAY = "this photo was put away because others were opened since; open it again"
 
@@ -21,40 +17,23 @@ class Studio:
     """The tables at which users sit, each known by a key that nobody else can guess.
 
     Args:
-        places: Where to write.
-        limits: How much is taken on.
-        model: Predicts disparity; None for a guess.
-        networks: The diffusion renderer; None if there is none.
-        device: Where physics is computed.
+        equipment: What they share.
     """
 
-    def __init__(
-        self,
-        places: Places,
-        *,
-        limits: Limits,
-        model: DisparityModel | None = None,
-        networks: Networks | None = None,
-        device: torch.device | None = None,
-    ) -> None:
-        self.places = places
-        self.limits = limits
-        self.model = model
-        self.networks = networks
-        self._device = device
+    def __init__(self, equipment: Equipment) -> None:
+        self.equipment = equipment
         self._sessions: OrderedDict[str, Session] = OrderedDict()
         self._seating = threading.Lock()
 
     def new_session(self) -> str:
         """The key of a new table; where there are too many, the one that was used longest ago is cleared."""
         key = secrets.token_urlsafe(16)
-        session = Session(
-            self.places, limits=self.limits, model=self.model, networks=self.networks, device=self._device
-        )
+        session = Session(self.equipment)
         with self._seating:
             self._sessions[key] = session
             left = [
-                self._sessions.popitem(last=False)[1] for _ in range(len(self._sessions) - self.limits.most_sessions)
+                self._sessions.popitem(last=False)[1]
+                for _ in range(len(self._sessions) - self.equipment.limits.most_sessions)
             ]
         for one in left:
             one.close()

@@ -114,7 +114,7 @@ def _check(options: AppOptions) -> None:
 
 
 def _studio(options: AppOptions) -> Any:
-    from bokehdiff.app import Limits, Networks, Places, Studio, load_model
+    from bokehdiff.app import Equipment, Limits, Networks, Places, Studio, load_model
     from bokehdiff.cli.infer.picture import PRECISIONS
     from bokehdiff.devices import pick_device
 
@@ -134,7 +134,7 @@ def _studio(options: AppOptions) -> Any:
     with at_fault("--output-dir"):
         places = Places.under(options.output_dir)
     limits = Limits(round(server.max_megapixels * MEGA), server.max_upload_mb * MEBI, server.max_sessions)
-    return Studio(places, limits=limits, model=model, networks=painting, device=device)
+    return Studio(Equipment(places, limits=limits, model=model, networks=painting, device=device))
 
 
 def _opener(options: AppOptions) -> Any:

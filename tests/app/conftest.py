@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from bokehdiff.app import Limits, Places, Session
+from bokehdiff.app import Equipment, Places, Session
 from tests.app.scenes import two_halves
 
 
@@ -15,7 +15,7 @@ def places(tmp_path):
 
 @pytest.fixture
 def session(places):
-    return Session(places, limits=Limits())
+    return Session(Equipment(places))
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from bokehdiff.app import Camera, Cancelled, Controls, Job, Limits, Studio
+from bokehdiff.app import Camera, Cancelled, Controls, Equipment, Job, Limits, Studio
 from bokehdiff.app.jobs import UNFORESEEN
 from bokehdiff.app.places import safe_stem
 from bokehdiff.app.samples import find_samples, thumbnail
@@ -124,7 +124,7 @@ def test_names_are_made_harmless(name, stem):
 
 
 def test_the_table_that_was_used_longest_ago_is_cleared(places, tmp_path):
-    studio = Studio(places, limits=Limits(most_sessions=2))
+    studio = Studio(Equipment(places, limits=Limits(most_sessions=2)))
     photograph, disparity = two_halves(tmp_path)
     first, second = studio.new_session(), studio.new_session()
     studio.session(first).open(photograph, disparity=disparity)

@@ -8,7 +8,7 @@ import torch
 import yaml
 from PIL import Image
 
-from bokehdiff.app import Cancelled, Controls, Job, Limits, Session
+from bokehdiff.app import Cancelled, Controls, Equipment, Job, Limits, Session
 from bokehdiff.app.session import PREVIEW_PIXELS, eased
 from bokehdiff.errors import BokehDiffError, InputError
 from bokehdiff.images import load_disparity, load_photo
@@ -196,7 +196,7 @@ def test_a_model_predicts_depth_where_there_is_one(places, tmp_path):
         def estimate(self, image_srgb):
             return DisparityEstimate(torch.linspace(3.0, 7.0, image_srgb.shape[3]).expand(1, *image_srgb.shape[2:]))
 
-    session = Session(places, limits=Limits(), model=Ramp())
+    session = Session(Equipment(places, model=Ramp()))
     session.open(two_halves(tmp_path)[0])
     assert session.origin == "model"
     assert session.source == "ramp"
@@ -258,9 +258,9 @@ def test_a_broken_map_leaves_the_one_before(opened, tmp_path):
 def test_what_is_too_large_is_refused(places, tmp_path):
     photograph, disparity = two_halves(tmp_path)
     with pytest.raises(InputError, match=r"halves\.png: has 240 x 160 pixels, more than the limit of 1000"):
-        Session(places, limits=Limits(most_pixels=1000)).open(photograph, disparity=disparity)
+        Session(Equipment(places, limits=Limits(most_pixels=1000))).open(photograph, disparity=disparity)
     with pytest.raises(InputError, match="up to 0 MB are taken"):
-        Session(places, limits=Limits(most_bytes=100)).open(photograph, disparity=disparity)
+        Session(Equipment(places, limits=Limits(most_bytes=100))).open(photograph, disparity=disparity)
 
 
 def test_nothing_can_be_done_before_a_photo_is_open(session):

@@ -36,7 +36,7 @@ class EvaluateOptions:
             from a folder with *fg/ and bg/.
         root: Where the dataset lies.
         methods: What renders, with commas: input (the photograph as it is), scatter, occlusion_aware, layered, neural,
-            hybrid (the network where depth changes, physics elsewhere), pynet, double-vnet.
+            hybrid (physics, but the network where it guesses better), pynet, double-vnet.
         K: Blur strength where the dataset does not tell it: radius at one unit of disparity in [0, 1] from the middle
             of the picture, which is in focus [px].
         corruptions: Also with disparity that is wrong, with commas: eroded, dilated, blurred, quantised; or all.

@@ -19,7 +19,11 @@ SHARP_PX = 0.5  # blur of at most a pixel's width cannot be told from none
 BLURRED_PX = 1.5  # from here on nothing of the photograph is left
 COLOUR_BLURS = 2.0  # colours are compared over so many times the widest blur, where it has moved no light out of reach
 COLOUR_SHARE = 1.0 / 16.0  # of the shorter side at least: drift is smooth, texture is not to be touched
-FEATHER_PX = 8  # even: a change from one renderer to the other over twice this width shows nowhere
+SURE_SHARE = 0.01  # with less of the light made up, physics is sure
+UNTOLD = 1e-6  # share of a neighbourhood: where physics is sure of less, nothing is told of the network: wrong by 1
+GUESS_ERROR = 0.3  # squared error of made-up light over the contrast around: 0.3 to 1.6 where rays tell the truth
+HARDER_AT_EDGES = 4.0  # squared error of the network where light is made up over that elsewhere: 1 to 5 there
+NO_ERROR = 1e-7  # squared: a tenth of a step of 8-bit sRGB
 MOST_GAIN = 2.0  # what differs by more is not drift
 DARKEST = 1.0 / 2**12  # light below which ratios are noise: a step of 8-bit sRGB at black
 SAMPLES_PER_SIGMA = 4.0  # of the grid that neighbourhoods are compared on
@@ -79,39 +83,52 @@ def match_colour(
         coc_px: Signed circle of confusion [px].
     """
     rendered, photo = (srgb_to_linear(image) for image in (rendered_srgb, photo_srgb))
-    least_px = COLOUR_SHARE * min(coc_px.shape[1:])
     gains = []
     for index, coc in enumerate(coc_px):  # each by itself: what else is in the batch changes nothing
-        sigma_px = max(COLOUR_BLURS * float(coc.abs().max()), least_px)
-        there, here = (_neighbourhoods(image[index : index + 1], sigma_px) for image in (photo, rendered))
+        there, here = (_neighbourhoods(image[index : index + 1], _sigma_px(coc)) for image in (photo, rendered))
         gains.append(((there + DARKEST) / (here + DARKEST)).clamp(1.0 / MOST_GAIN, MOST_GAIN))
     return linear_to_srgb(rendered * torch.cat(gains)).clamp(0.0, 1.0)
 
 
-def mix_at_edges(
+def mix_where_guessed(
     neural_srgb: Float[Tensor, "b 3 h w"],
     physical_srgb: Float[Tensor, "b 3 h w"],
+    photo_srgb: Float[Tensor, "b 3 h w"],
+    made_up: Float[Tensor, "b h w"],
     coc_px: Float[Tensor, "b h w"],
 ) -> Float[Tensor, "b 3 h w"]:
-    """The network's picture where one photograph does not tell enough for physics, physics everywhere else.
+    """Physics, but where it had to guess, and the network has shown nearby that it guesses better, the network.
 
-    Concretely, out = w * neural + (1 - w) * physical in linear light; w is 1 within the disc of any pixel whose
-    neighbour's circle of confusion differs by more than a pixel, where hidden surfaces come into view, and falls to 0
-    over the next 16 px.
+    Concretely, out = w * neural + (1 - w) * physical in linear light, w = max(0, 1 - e_neural^2 / e_physical^2). What
+    physics may be wrong by is e_physical = 0.55 m c, with m the made-up share of the light and c^2 = G * photo^2 -
+    (G * photo)^2 the contrast that a guess is drawn from. What the network may be wrong by is told by physics where it
+    is sure: e_neural^2 = 4 (G * [s (neural - physical)^2]) / (G * s) with s = 1 where m < 0.01, else 0. G is the
+    neighbourhood of `match_colour`. Both factors are fitted to path-traced scenes (docs/inference.md).
 
     Args:
         neural_srgb: What a network made.
         physical_srgb: What `render_photo` made.
+        photo_srgb: The all-in-focus photograph.
+        made_up: Of the physical picture, `made_up_share`.
         coc_px: Signed circle of confusion [px].
     """
-    highest, lowest = (F.max_pool2d(sign * coc_px[:, None], 3, stride=1, padding=1)[:, 0] for sign in (1.0, -1.0))
-    reach = torch.maximum(highest.abs(), lowest.abs()) + FEATHER_PX
-    reach = torch.where(highest + lowest > 1.0, reach, torch.zeros_like(coc_px))
-    weight = (spill_px(reach) > 0.0).to(coc_px.dtype)[:, None]
-    for _ in range(2):  # two means of half the width: smooth, and 1 as far as the discs reach
-        weight = F.avg_pool2d(weight, FEATHER_PX + 1, stride=1, padding=FEATHER_PX // 2, count_include_pad=False)
+    sure = (made_up < SURE_SHARE).to(neural_srgb)[:, None]
+    disagreement = sure * (neural_srgb - physical_srgb).square().mean(dim=1, keepdim=True)
+    maps = torch.cat([photo_srgb, photo_srgb.square(), disagreement, sure], dim=1)
+    wide = torch.cat([_neighbourhoods(maps[i : i + 1], _sigma_px(coc)) for i, coc in enumerate(coc_px)])
+    contrast = (wide[:, 3:6] - wide[:, :3].square()).mean(dim=1, keepdim=True).clamp_min(0.0)
+    by_network = HARDER_AT_EDGES * (wide[:, 6:7] + UNTOLD) / (wide[:, 7:] + UNTOLD)
+    by_physics = GUESS_ERROR * made_up[:, None].clamp(0.0, 1.0).square() * contrast
+    weight = (1.0 - by_network / by_physics.clamp_min(NO_ERROR)).clamp_min(0.0) * (by_physics > NO_ERROR)
     neural, physical = (srgb_to_linear(image) for image in (neural_srgb, physical_srgb))
-    return linear_to_srgb(torch.lerp(physical, neural, weight.expand_as(neural))).clamp(0.0, 1.0)
+    return torch.where(
+        weight > 0.0, linear_to_srgb(torch.lerp(physical, neural, weight)).clamp(0.0, 1.0), physical_srgb
+    )
+
+
+def _sigma_px(coc_px: Float[Tensor, "h w"]) -> float:
+    """Of a neighbourhood out of which the lens has moved no light [px]."""
+    return max(COLOUR_BLURS * float(coc_px.abs().max()), COLOUR_SHARE * min(coc_px.shape))
 
 
 def _falling(value: Tensor, start: float, end: float) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 from bokehdiff.attention import INFERENCE_HARDNESS, Convention, PisaInputs, TokenOptics
 from bokehdiff.errors import InputError
 from bokehdiff.images import linear_to_srgb, resize, srgb_to_linear
-from bokehdiff.inference.detail import keep_focus, match_colour, mix_at_edges
+from bokehdiff.inference.detail import keep_focus, match_colour, mix_where_guessed
 from bokehdiff.inference.focus import Focus
 from bokehdiff.inference.inputs import Maps, Photographs, as_images, as_planes
 from bokehdiff.inference.lenses import FNumber, MetricRange, Strength, resolve_lens
@@ -23,7 +23,7 @@ from bokehdiff.inference.loading import Loaded, load, save
 from bokehdiff.inference.memory import MemoryPlan, free_bytes_of, plan_memory
 from bokehdiff.models import OneStepGenerator, PromptEmbedding
 from bokehdiff.optics import CameraSettings, Lens
-from bokehdiff.renderers import render_photo
+from bokehdiff.renderers import made_up_share, render_photo
 from bokehdiff.tiling import Padded, Window, map_windows, pad_to_multiple
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class RenderSettings:
         tile_px: Denoise in tiles of this side [px]; 0 for the whole image; None for the whole image where it fits in
             memory, and with the released convention for what the released tool does.
         upsample: Work at this multiple of the size, for finer detail.
-        renderer: "neural", or "hybrid": the network where depth changes, physics elsewhere.
+        renderer: "neural", or "hybrid": physics, but the network where physics guesses and the network guesses better.
         preserve_focus: Lay the photograph over the result where it is in focus.
         match_colour: Give neighbourhoods the photograph's light, which an autoencoder does not quite keep.
     """
@@ -353,7 +353,11 @@ class BokehDiffPipeline:
         coc_px = lens.coc_px(disparity)
         if settings.match_colour:
             rendered = match_colour(rendered, image_srgb, coc_px)
-        if settings.renderer == "hybrid":
-            physical = linear_to_srgb(render_photo(srgb_to_linear(image_srgb), disparity, lens)).clamp(0.0, 1.0)
-            rendered = mix_at_edges(rendered, physical, coc_px)
-        return keep_focus(rendered, image_srgb, coc_px) if settings.preserve_focus else rendered
+        if settings.preserve_focus:
+            rendered = keep_focus(rendered, image_srgb, coc_px)
+        if settings.renderer != "hybrid":
+            return rendered
+        image_linear = srgb_to_linear(image_srgb)
+        physical = linear_to_srgb(render_photo(image_linear, disparity, lens)).clamp(0.0, 1.0)
+        made_up = made_up_share(image_linear, disparity, lens)
+        return mix_where_guessed(rendered, physical, image_srgb, made_up, coc_px)

@@ -179,7 +179,7 @@ def _behind(
     white = image_linear.detach().mean(dim=(1, 2, 3), keepdim=True).clamp_min(DISPLAY_WHITE)
     dull = image_linear.minimum(MOST_HIDDEN * white)
     colour = inpaint(dull, trust * (covers == 0), weight.detach())
-    sheet = Sheet(light=colour * weight[:, None], weight=weight, coc_px=behind_px)
+    sheet = Sheet(light=colour * weight[:, None], weight=weight, coc_px=behind_px, is_made_up=True)
     return Hidden(sheet, colour, torch.where(covers > 0, behind_px, coc_px))
 
 

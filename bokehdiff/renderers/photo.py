@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -50,6 +50,7 @@ class PhotoOptions:
         progress: Show a bar.
         watch: Is shown the surfaces that a picture is made of, before they are spread; None if nobody looks.
         step: Is told how many tiles are done, of how many; None if nobody counts.
+        shows_made_up: Draw the share of the light that was made up, in place of the light.
     """
 
     aperture: Aperture
@@ -58,6 +59,7 @@ class PhotoOptions:
     progress: bool
     watch: Callable[[list[Sheet]], None] | None = None
     step: Step | None = None
+    shows_made_up: bool = False
 
 
 @runtime_checkable
@@ -112,12 +114,7 @@ def render_photo(
         step: Called before each tile of the picture with the number of tiles that are done and of all, to tell how far
             it is; what it raises ends the rendering. Anew for each colour where `watch` is.
     """
-    if method not in ("auto", *METHODS):
-        raise InputError(f"method must be one of auto, {', '.join(METHODS)}; got {method!r}")
-    for name, plane in (("disparity", disparity), ("matte", matte)):
-        _check_plane(name, plane, image_linear)
-    if not bool(torch.isfinite(image_linear).all()):
-        raise InputError("image_linear must be finite; got NaN or infinity")
+    _check(image_linear, disparity, matte, method)
     if method == "scatter" and matte is not None:
         raise InputError("method 'scatter' cannot use a matte: use 'layered', or pass none")
     if method == "scatter" and inpainting != DIFFUSION:
@@ -137,6 +134,30 @@ def render_photo(
         picture = _blurred(renderer, image_linear, disparity, lens.of_channel(channel), options)
         channels.append(_magnified(picture, lens.of_channel(channel))[:, channel])
     return _darkened(torch.stack(channels, dim=1), lens.aperture)
+
+
+def made_up_share(
+    image_linear: Float[Tensor, "b 3 h w"],
+    disparity: Float[Tensor, "b dh dw"],
+    lens: Lens,
+    *,
+    method: str = "auto",
+) -> Float[Tensor, "b h w"]:
+    """How much of each pixel of `render_photo`'s picture comes from surfaces that the photograph does not show.
+
+    In [0, 1]: 0 where physics only moves light about, more where it had to guess colours; of the green channel's lens.
+
+    Args:
+        image_linear: As of `render_photo`.
+        disparity: As of `render_photo`.
+        lens: As of `render_photo`.
+        method: As of `render_photo`.
+    """
+    _check(image_linear, disparity, None, method)
+    options = PhotoOptions(lens.aperture, None, inpainter(DIFFUSION), progress=False, shows_made_up=True)
+    renderer = METHODS[BEST if method == "auto" else method]
+    lens = lens.of_channel(1)
+    return _magnified(_blurred(renderer, image_linear, disparity.to(image_linear), lens, options), lens)[:, 0]
 
 
 def _blurred(
@@ -172,6 +193,15 @@ def _darkened(image_linear: Float[Tensor, "b 3 h w"], aperture: Aperture) -> Flo
     passed = aperture.unvignetted(points, places, spacing=spacing)
     light = torch.einsum("n,nhw->hw", aperture.weights(FALLOFF_POINTS), passed)[None, None]
     return image_linear * F.interpolate(light, size_hw, mode="bilinear", align_corners=True).to(image_linear)
+
+
+def _check(image_linear: Tensor, disparity: Tensor, matte: Tensor | None, method: str) -> None:
+    if method not in ("auto", *METHODS):
+        raise InputError(f"method must be one of auto, {', '.join(METHODS)}; got {method!r}")
+    for name, plane in (("disparity", disparity), ("matte", matte)):
+        _check_plane(name, plane, image_linear)
+    if not bool(torch.isfinite(image_linear).all()):
+        raise InputError("image_linear must be finite; got NaN or infinity")
 
 
 def _check_plane(name: str, plane: Tensor | None, image_linear: Tensor) -> None:
@@ -259,9 +289,15 @@ def _splat(
 ) -> Float[Tensor, "b 3 h w"]:
     if options.watch is not None:
         options.watch(sheets)
+    if options.shows_made_up:
+        sheets = [replace(sheet, light=_grey(sheet.weight * sheet.is_made_up)) for sheet in sheets]
     return splat(
         sheets, solid_coc(coc_px, edges), aperture=options.aperture, progress=options.progress, step=options.step
     )
+
+
+def _grey(plane: Float[Tensor, "b h w"]) -> Float[Tensor, "b 3 h w"]:
+    return plane[:, None].expand(-1, 3, -1, -1)
 
 
 METHODS: dict[str, PhotoRenderer] = {

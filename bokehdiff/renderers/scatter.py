@@ -41,11 +41,13 @@ class Sheet:
         light: Colour times weight, linear.
         weight: Share of the pixel that is there, in [0, 1].
         coc_px: Signed radius of its disc; the nearer surface has the larger value [px].
+        is_made_up: Whether nothing of it is in the photograph, so that its colours are a guess.
     """
 
     light: Float[Tensor, "b 3 h w"]
     weight: Float[Tensor, "b h w"]
     coc_px: Float[Tensor, "b h w"]
+    is_made_up: bool = False
 
 
 def splat(

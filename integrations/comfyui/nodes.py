@@ -138,7 +138,7 @@ class NeuralLensBlur:
         """The node's inputs, as ComfyUI describes them."""
         base = "SDXL base: folder in the diffusers layout, hub id, or a pipeline that bokehdiff has saved."
         adapter = "Adapter: folder, file or hub id; empty for none."
-        renderer = "neural is the network; hybrid is the network where depth changes, physics elsewhere."
+        renderer = "neural is the network; hybrid is physics, but the network where it guesses better."
         return {
             "required": {
                 **_picture_inputs(),

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from bokehdiff.images import linear_to_srgb, srgb_to_linear
-from bokehdiff.inference import keep_focus, match_colour, mix_at_edges
+from bokehdiff.inference import keep_focus, match_colour, mix_where_guessed
 from bokehdiff.inference.detail import spill_px
 from bokehdiff.optics import Lens
-from bokehdiff.renderers import render_photo
+from bokehdiff.renderers import made_up_share, render_photo
 from tests.helpers import assert_close, psnr
 
 
@@ -99,24 +99,60 @@ def test_colours_of_one_image_do_not_depend_on_the_batch():
         assert_close(both[alone], match_colour(images.flip(0)[alone], images[alone], coc_px[alone]))
 
 
-def test_the_network_draws_where_depth_changes_and_physics_elsewhere():
-    """A disc of 6 px at the square's border; from one renderer to the other in steps that no eye sees."""
-    _, disparity = two_planes(128)
-    neural, physical = torch.zeros(1, 3, 128, 128), torch.ones(1, 3, 128, 128)
-    mixed = mix_at_edges(neural, physical, Lens(0.8, 12.0).coc_px(disparity))
-    across = mixed[0, 0, :, 64]
-    assert across[27:38].max() == 0.0, "5 px on both sides of the border at 32"
-    assert across[:8].min() == across[60:68].min() == 1.0, "far from it"
-    light = srgb_to_linear(across)
-    assert light.diff().abs().max() < 0.15
-    flat = mix_at_edges(neural, physical, torch.full((1, 128, 128), 7.0))
-    assert torch.equal(flat, physical), "one plane has no edges"
+def guessed(focus=0.3):
+    """A square of another look than its wall, out of focus: photograph, picture, share made up, circles."""
+    photo_srgb, disparity = two_planes(128)
+    lens = Lens(focus, 16.0)
+    made_up = made_up_share(srgb_to_linear(photo_srgb), disparity, lens)
+    return photo_srgb, physics(photo_srgb, disparity, lens), made_up, lens.coc_px(disparity)
+
+
+def test_light_is_made_up_behind_the_rim_of_a_blurred_subject_and_nowhere_else():
+    made_up = guessed()[2][0]
+    assert made_up.min() >= 0.0
+    assert 0.2 < made_up[32:40, 64].max() <= 1.0, "within the disc of 8 px of the rim at 32 the subject is translucent"
+    assert made_up[:24].max() == made_up[44:84, 44:84].max() == 0.0
+    _, flat = two_planes()
+    assert made_up_share(torch.rand(1, 3, 64, 64), torch.full_like(flat, 0.5), Lens(0.1, 9.0)).max() == 0.0
+
+
+def test_a_network_that_is_right_where_physics_is_sure_guesses_for_it():
+    photo_srgb, physical, made_up, coc_px = guessed()
+    neural = torch.where(made_up[:, None] > 0.05, 0.5 * physical, physical)
+    mixed = mix_where_guessed(neural, physical, photo_srgb, made_up, coc_px)
+    certain = made_up[:, None].expand_as(mixed) < 0.01
+    assert_close(mixed[certain], physical[certain])
+    wanted = made_up[:, None].expand_as(mixed) > 0.2
+    assert float((mixed[wanted] - neural[wanted]).abs().max()) < 0.05, "nine tenths of the way at least"
+
+
+def test_a_network_that_is_wrong_where_physics_is_sure_is_not_asked():
+    photo_srgb, physical, made_up, coc_px = guessed()
+    neural = (physical + 0.3 * torch.randn_like(physical)).clamp(0, 1)
+    assert torch.equal(mix_where_guessed(neural, physical, photo_srgb, made_up, coc_px), physical)
+
+
+def test_from_one_renderer_to_the_other_in_no_step_that_an_eye_sees():
+    """Where the share of what was made up changes by little, so does the picture."""
+    photo_srgb, physical, _, coc_px = guessed()
+    made_up = torch.cat([torch.zeros(104), torch.linspace(0, 0.5, 24)])[None, :, None].expand(1, 128, 128)
+    physical = torch.full_like(physical, 0.5)
+    neural = physical + 0.005 * (-1.0) ** torch.arange(128)
+    mixed = mix_where_guessed(neural, physical, photo_srgb, made_up, coc_px)
+    weight = ((mixed - physical) / (neural - physical))[0, 0, :, 64]
+    assert weight[0] == 0.0
+    assert weight[-1] > 0.5
+    assert weight.diff().abs().max() < 0.25
 
 
 @pytest.mark.parametrize("size_hw", [(1, 1), (1, 40), (3, 2)])
 def test_the_smallest_pictures_pass(size_hw):
     image, coc_px = torch.rand(1, 3, *size_hw), torch.full((1, *size_hw), -3.0)
-    for finish in (keep_focus, match_colour, mix_at_edges):
+
+    def mix(neural_srgb, photo_srgb, coc_px):
+        return mix_where_guessed(neural_srgb, photo_srgb, photo_srgb, torch.rand(1, *size_hw), coc_px)
+
+    for finish in (keep_focus, match_colour, mix):
         out = finish(image, image.flip(-1), coc_px)
         assert out.shape == image.shape
         assert math.isfinite(float(out.sum()))

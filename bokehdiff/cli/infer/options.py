@@ -75,8 +75,9 @@ class PictureOptions:
     """How pictures are made.
 
     Args:
-        renderer: neural is the network; physical needs no weights at all; hybrid is the network where depth changes,
-            physics elsewhere; pynet and double-vnet are baselines, which know no lens unless trained with --guide coc.
+        renderer: neural is the network; physical needs no weights at all; hybrid is physics, but the network where
+            physics guesses what comes into view and the network is better at it; pynet and double-vnet are baselines,
+            which know no lens unless trained with --guide coc.
         preserve_focus: Lay the photograph over the result where it is in focus.
         match_colour: Give neighbourhoods the photograph's light, which the network does not quite keep.
         upsample: Work at twice the size, for finer detail; results keep the photograph's size.

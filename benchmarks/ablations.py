@@ -3,7 +3,8 @@
 Each variant is the same training (configs/tiny_full.yaml, the same samples in the same order) with one part left out,
 measured on composites of subjects and scenes that no variant was trained on; beside them the all-in-focus image and
 what the autoencoder makes of it. Sets are drawn and networks trained on first use; a second run goes on from what is
-there. Results go to benchmarks/results/ablations.json, and as a table to the terminal.
+there. Results go to benchmarks/results/ablations.json, beside those of other variants measured before with the same
+settings, and as a table to the terminal.
 """
 
 from __future__ import annotations
@@ -66,7 +67,12 @@ def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("outputs/ablations"), help="sets, runs and adapters")
-    parser.add_argument("--steps", type=int, default=300, help="of each variant")
+    parser.add_argument(
+        "--steps", type=int, default=800, help="of each variant; fewer than some 600 show haze, not blur"
+    )
+    parser.add_argument(
+        "--resolution", type=int, default=128, help="of its samples, circles staying as large in pixels"
+    )
     parser.add_argument("--pairs", type=int, default=64, help="held-out composites that are measured")
     parser.add_argument("--only", nargs="*", default=list(VARIANTS), help=f"of {', '.join(VARIANTS)}")
     parser.add_argument("--adapter", type=Path, help="measure this adapter of the whole method too")
@@ -87,9 +93,16 @@ def draw_sets(folder: Path) -> Sets:
 
 def configuration(sets: Sets, run_dir: Path, options: argparse.Namespace, flags: list[str]) -> TrainConfig:
     """That of the file, with the flags of a variant."""
+    data = parse_options(TrainConfig, ["--config", str(CONFIG)], program="ablations.py").data
+    least_px, most_px = (
+        strength_px * data.resolution / options.resolution
+        for strength_px in (data.strength_min_px, data.strength_max_px)
+    )
     config: TrainConfig = parse_options(
         TrainConfig,
         [
+            "--resolution", str(options.resolution),
+            "--strength-min-px", str(least_px), "--strength-max-px", str(most_px),
             "--config", str(CONFIG), "--train-data-dir", str(sets.train), "--validation-data-dir", str(sets.held_out),
             "--output-dir", str(run_dir), "--pretrained-model-name-or-path", str(ROOT / "assets" / "tiny-sdxl"),
             "--max-train-steps", str(options.steps), "--validation-samples", str(options.pairs),
@@ -165,10 +178,20 @@ def main() -> int:
         config = configuration(sets, options.folder / "given", options, [])
         run = trained(config, options.adapter)
         rows += measured(run, both("the adapter given", run.method.picture))
-    record = {"steps": options.steps, "pairs": options.pairs, "adapter": str(options.adapter or ""), "rows": rows}
-    RESULTS.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    settings = {"steps": options.steps, "resolution": options.resolution, "pairs": options.pairs}
+    write_down(settings, rows)
     sys.stdout.write(table(rows) + "\n")
     return 0
+
+
+def write_down(settings: dict[str, int], rows: list[dict[str, Any]]) -> None:
+    """Put rows among those of earlier runs, in place of what the same settings gave for the same methods."""
+    records = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else []
+    same = [record for record in records if settings.items() <= record.items()]
+    others = [record for record in records if record not in same]
+    new = {row["method"] for row in rows}
+    earlier = [row for record in same for row in record["rows"] if row["method"] not in new]
+    RESULTS.write_text(json.dumps([*others, settings | {"rows": [*earlier, *rows]}], indent=1) + "\n", encoding="utf-8")
 
 
 def table(rows: list[dict[str, Any]]) -> str:

@@ -291,7 +291,7 @@ def _neural(name: str, options: EvaluateOptions, device: str) -> Callable[[Any],
         disparity = (case.disparity - farthest) / (nearest - farthest)
         image_srgb = linear_to_srgb(case.image_linear.clamp(0.0, 1.0))
         # A wrong disparity may leave the lens focused outside its range, which a person could not ask for.
-        (result,) = pipeline.render_lenses(image_srgb, disparity, [lens], settings)
+        (result,) = pipeline.render_lenses(image_srgb, disparity, [lens], settings, image_linear=case.image_linear)
         return result.images_srgb.cpu()
 
     return render

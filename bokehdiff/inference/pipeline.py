@@ -273,6 +273,8 @@ class BokehDiffPipeline:
         disparity: Float[Tensor, "b h w"],
         lenses: Iterable[Lens],
         settings: RenderSettings = AS_USUAL,
+        *,
+        image_linear: Float[Tensor, "b 3 h w"] | None = None,
     ) -> Iterator[BokehResult]:
         """The same photographs through many lenses; they are encoded once.
 
@@ -281,6 +283,8 @@ class BokehDiffPipeline:
             disparity: In [0, 1], 1 nearest.
             lenses: Focus and strength at the size of the images.
             settings: How.
+            image_linear: The light itself, HDR above 1 allowed, for the physics of "hybrid"; None for that of the
+                display images, in which lights are no brighter than white.
 
         Returns:
             Each picture as soon as it is made; with `enable_model_cpu_offload` all are denoised first.
@@ -303,7 +307,13 @@ class BokehDiffPipeline:
             decoded = self.generator.decode(one, in_strips=plan.in_strips).float()
             rendered = resize(padded.crop(decoded), size_hw).clamp(0.0, 1.0)
             coc_px = lens.coc_px(disparity)
-            yield BokehResult(self._finished(rendered, image_srgb, disparity, lens, settings), coc_px, lens)
+            finished = self._finished(rendered, image_srgb, coc_px, settings)
+            if settings.renderer == "hybrid":
+                light = srgb_to_linear(image_srgb) if image_linear is None else image_linear.to(self.device)
+                physical = linear_to_srgb(render_photo(light, disparity, lens).clamp(0.0, 1.0))
+                made_up = made_up_share(light, disparity, lens)
+                finished = mix_where_guessed(finished, physical, image_srgb, made_up, coc_px)
+            yield BokehResult(finished, coc_px, lens)
 
     def _plan(self, padded: Padded, settings: RenderSettings) -> MemoryPlan:
         size_hw = (padded.image.shape[2], padded.image.shape[3])
@@ -347,17 +357,9 @@ class BokehDiffPipeline:
 
     @staticmethod
     def _finished(
-        rendered: Tensor, image_srgb: Tensor, disparity: Tensor, lens: Lens, settings: RenderSettings
+        rendered: Tensor, image_srgb: Tensor, coc_px: Tensor, settings: RenderSettings
     ) -> Float[Tensor, "b 3 h w"]:
-        """What the photograph, and physics, know better than the network."""
-        coc_px = lens.coc_px(disparity)
+        """What the photograph knows better than the network."""
         if settings.match_colour:
             rendered = match_colour(rendered, image_srgb, coc_px)
-        if settings.preserve_focus:
-            rendered = keep_focus(rendered, image_srgb, coc_px)
-        if settings.renderer != "hybrid":
-            return rendered
-        image_linear = srgb_to_linear(image_srgb)
-        physical = linear_to_srgb(render_photo(image_linear, disparity, lens)).clamp(0.0, 1.0)
-        made_up = made_up_share(image_linear, disparity, lens)
-        return mix_where_guessed(rendered, physical, image_srgb, made_up, coc_px)
+        return keep_focus(rendered, image_srgb, coc_px) if settings.preserve_focus else rendered

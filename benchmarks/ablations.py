@@ -93,16 +93,9 @@ def draw_sets(folder: Path) -> Sets:
 
 def configuration(sets: Sets, run_dir: Path, options: argparse.Namespace, flags: list[str]) -> TrainConfig:
     """That of the file, with the flags of a variant."""
-    data = parse_options(TrainConfig, ["--config", str(CONFIG)], program="ablations.py").data
-    least_px, most_px = (
-        strength_px * data.resolution / options.resolution
-        for strength_px in (data.strength_min_px, data.strength_max_px)
-    )
     config: TrainConfig = parse_options(
         TrainConfig,
         [
-            "--resolution", str(options.resolution),
-            "--strength-min-px", str(least_px), "--strength-max-px", str(most_px),
             "--config", str(CONFIG), "--train-data-dir", str(sets.train), "--validation-data-dir", str(sets.held_out),
             "--output-dir", str(run_dir), "--pretrained-model-name-or-path", str(ROOT / "assets" / "tiny-sdxl"),
             "--max-train-steps", str(options.steps), "--validation-samples", str(options.pairs),
@@ -178,7 +171,7 @@ def main() -> int:
         config = configuration(sets, options.folder / "given", options, [])
         run = trained(config, options.adapter)
         rows += measured(run, both("the adapter given", run.method.picture))
-    settings = {"steps": options.steps, "resolution": options.resolution, "pairs": options.pairs}
+    settings = {"steps": options.steps, "pairs": options.pairs}
     write_down(settings, rows)
     sys.stdout.write(table(rows) + "\n")
     return 0

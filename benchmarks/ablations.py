@@ -70,9 +70,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--steps", type=int, default=800, help="of each variant; fewer than some 600 show haze, not blur"
     )
-    parser.add_argument(
-        "--resolution", type=int, default=128, help="of its samples, circles staying as large in pixels"
-    )
     parser.add_argument("--pairs", type=int, default=64, help="held-out composites that are measured")
     parser.add_argument("--only", nargs="*", default=list(VARIANTS), help=f"of {', '.join(VARIANTS)}")
     parser.add_argument("--adapter", type=Path, help="measure this adapter of the whole method too")

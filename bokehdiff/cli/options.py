@@ -67,7 +67,8 @@ def parse_options(
     Args:
         options_class: Frozen dataclass; its docstring's `Args:` are the help. Fields may be dataclasses: the sections
             of a YAML file. A name that several sections have is written with its section, --section.name.
-        words: The command line after the command's name.
+        words: The command line after the command's name. Flags win over files, wherever they stand; the last of two
+            wins.
         program: Shown in the usage line.
         positional: Fields that may be given without their flag, in this order.
         aliases: Other spellings, by the flag's name with underscores; one with a single dash has that dash, "-K".
@@ -83,7 +84,8 @@ def parse_options(
     parser.add_class_arguments(options_class)
     if {"-h", "--help"} & set(words):
         raise HelpRequested(help_text(options_class, program=program, positional=positional))
-    arguments = list(_explicit(words, fields, positional, aliases))
+    given = list(_explicit(words, fields, positional, aliases))
+    arguments = sorted(given, key=lambda word: not word.startswith("--config="))  # files first: flags win over them
     _check_config_files(arguments, options_class)
     try:
         parsed = parser.parse_args([word for word in arguments if word != "--print_config"])

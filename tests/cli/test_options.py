@@ -106,6 +106,12 @@ def test_config_file_gives_defaults_that_flags_overrule(tmp_path):
     assert options == Options(light=Light(lens_width=9.0, flash=True), K=5.0)
 
 
+def test_flags_overrule_a_config_file_wherever_they_stand(tmp_path):
+    path = tmp_path / "options.yaml"
+    path.write_text("K: 3\nlight:\n  lens_width: 2\n", encoding="utf-8")
+    assert parse("--K", "5", "--lens-width=7", "--config", str(path)) == Options(light=Light(lens_width=7.0), K=5.0)
+
+
 def test_config_file_with_unknown_keys_names_all_of_them_and_the_nearest(tmp_path):
     path = tmp_path / "c.yaml"
     path.write_text("light:\n  lens_with: 9\nKK: 4\n")

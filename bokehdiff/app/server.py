@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 import signal
@@ -32,11 +33,8 @@ FONTS = ["system-ui", "Segoe UI", "Roboto", "DejaVu Sans", "sans-serif"]  # of t
 
 def require_gradio() -> None:
     """Refuse, in one line, where gradio is not installed."""
-    try:
-        os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-        import gradio  # noqa: F401
-    except ImportError as error:
-        raise MissingDependencyError("the app needs gradio: pip install 'bokehdiff[app]'") from error
+    if importlib.util.find_spec("gradio") is None:
+        raise MissingDependencyError("the app needs gradio: pip install 'bokehdiff[app]'")
 
 
 def build_server(studio: Studio, *, host: str, port: int) -> Any:
@@ -48,7 +46,9 @@ def build_server(studio: Studio, *, host: str, port: int) -> Any:
         port: Port that it will listen on.
     """
     require_gradio()
-    # Uploads and copies of pictures go where they are removed with the program; read when components are made.
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    # Uploads and copies of pictures go where they are removed with the program. Gradio reads it on import, and again
+    # when components are made.
     os.environ["GRADIO_TEMP_DIR"] = str(studio.equipment.places.passing)
     import gradio as gr
     from fastapi import FastAPI, Request, Response

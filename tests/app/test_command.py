@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import builtins
+import sys
 
 import pytest
 
@@ -10,14 +10,7 @@ from bokehdiff.cli.main import main
 
 
 def test_without_gradio_one_line_says_what_to_install(monkeypatch, capsys):
-    load = builtins.__import__
-
-    def without(name, *rest, **keywords):
-        if name == "gradio":
-            raise ImportError("No module named 'gradio'")
-        return load(name, *rest, **keywords)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.setitem(sys.modules, "gradio", None)
     assert main(["app"]) == 1
     told = capsys.readouterr().err.strip()
     assert told == "bokehdiff app: error: the app needs gradio: pip install 'bokehdiff[app]'"

@@ -6,7 +6,8 @@ from bokehdiff.app.equipment import Equipment, Limits
 from bokehdiff.app.jobs import Cancelled, Job
 from bokehdiff.app.networks import Networks
 from bokehdiff.app.places import Places
-from bokehdiff.app.session import Result, Session
+from bokehdiff.app.results import Pull, Result
+from bokehdiff.app.session import Session
 from bokehdiff.app.studio import Studio
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Limits",
     "Networks",
     "Places",
+    "Pull",
     "Result",
     "Session",
     "Studio",

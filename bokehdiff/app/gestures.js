@@ -22,6 +22,12 @@
     const files = [...(event.clipboardData?.files || [])].filter((file) => file.type.startsWith("image/"));
     if (files.length) { event.preventDefault(); open(files); }
   });
+  // What the picture may take up, in the screen's own pixels: previews need not be larger.
+  window.placeOfPicture = () => {
+    const page = document.querySelector(".gradio-container"), column = document.querySelector("#left");
+    const share = parseFloat(getComputedStyle(page).getPropertyValue("--picture-vh")) / 100;
+    return [column.clientWidth, window.innerHeight * share].map((px) => Math.round(px * window.devicePixelRatio)).join("x");
+  };
   document.addEventListener("click", (event) => {
     if (event.target.closest("#welcome")) document.querySelector("#open")?.click();
     if (event.target.tagName !== "IMG" || !event.target.closest("#stage")) return;

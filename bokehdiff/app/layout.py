@@ -10,8 +10,8 @@ from typing import Any
 import gradio as gr
 
 from bokehdiff.app.controls import F_NUMBERS
+from bokehdiff.app.results import PULL_FRAMES, RENDERERS
 from bokehdiff.app.samples import Sample, thumbnail
-from bokehdiff.app.session import PULL_FRAMES, RENDERERS
 from bokehdiff.app.studio import Studio
 
 PICTURE, SHARP, DEPTH, COMPARE = "Blurred", "Sharp", "Depth", "Compare"
@@ -44,6 +44,7 @@ class Parts:
     """The components that events read and write."""
 
     key: Any
+    screen: Any
     upload: Any
     welcome: Any
     stage: Any
@@ -103,6 +104,7 @@ def lay_out(studio: Studio, samples: list[Sample]) -> Parts:
         samples: Photographs to try.
     """
     made: dict[str, Any] = {"key": gr.State(None, delete_callback=studio.close)}
+    made["screen"] = gr.Textbox(visible=False)  # the browser's word for what it has for the picture
     with gr.Row(elem_id="top", equal_height=True):
         gr.HTML("<h1>bokehdiff</h1><p>Click where it shall be sharp.</p>", elem_id="title")
         made["upload"] = gr.UploadButton(
@@ -159,8 +161,9 @@ def _lay_out_lens(made: dict[str, Any]) -> None:
     with gr.Accordion("Character of the blur", open=False, elem_id="character"):
         made["blades"] = gr.Radio(BLADES, value=0, label="Aperture blades", elem_id="blades")
         made["cat_eye"] = gr.Slider(
-            0, 1, value=0, step=0.05, label="Cat's eyes in the corners", buttons=[], elem_id="cat-eye"
-        )
+            0, 1, value=0, step=0.05, label="Cat's eyes in the corners", buttons=[], elem_id="cat-eye",
+            info="The preview is coarser with them; what is rendered is not.",
+        )  # fmt: skip
         made["highlights"] = gr.Slider(
             1, 20, value=1, step=0.5, label="Highlights (times as bright)", buttons=[], elem_id="highlights"
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import html
 import logging
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -26,8 +27,9 @@ from bokehdiff.app.layout import (
     lay_out,
     said,
 )
+from bokehdiff.app.results import Pull, Result
 from bokehdiff.app.samples import Sample, find_samples
-from bokehdiff.app.session import NOTHING_OPEN, Result, Session
+from bokehdiff.app.session import NOTHING_OPEN, Session
 from bokehdiff.app.studio import Studio
 from bokehdiff.errors import BokehDiffError, InputError
 
@@ -40,6 +42,8 @@ LIVE = "preview"  # previews of all controls wait in one queue, renderings in an
 SLOW = "render"
 LIVE_AT_ONCE = 2
 FPS = 12
+# Before an event is sent its last input, `screen`, becomes what the browser has for the picture: "WIDTHxHEIGHT" [px].
+WITH_SCREEN = "(...given) => [...given.slice(0, -1), window.placeOfPicture?.() ?? '']"
 GUESSED = (
     "A guess, from where things are and what colour they have, for want of a depth model on this machine: near and far "
     "and their edges will often be wrong. Bring a depth map, or see docs/app.md for a model."
@@ -116,8 +120,12 @@ class _Events:
         opening: dict[str, Any] = {**live, "show_progress": "minimal", "show_progress_on": [p.status]}
         newest: dict[str, Any] = {**live, "trigger_mode": "always_last"}
         style = [p.key, p.view, *p.lens]
-        p.upload.upload(in_sentences(self.open), [p.key, p.upload, p.f_number], p.opened, **opening)
-        p.samples.select(in_sentences(self.open_sample), [p.key, p.f_number], p.opened, **opening)
+        p.upload.upload(
+            in_sentences(self.open), [p.key, p.upload, p.f_number, p.screen], p.opened, js=WITH_SCREEN, **opening
+        )
+        p.samples.select(
+            in_sentences(self.open_sample), [p.key, p.f_number, p.screen], p.opened, js=WITH_SCREEN, **opening
+        )
         p.stage.select(in_sentences(self.focus_at), style, [p.focus, *p.looking, p.status], **newest)
         p.view.input(in_sentences(self.look), style, p.looking, **newest)
         for control in (p.focus, p.blades, p.cat_eye, p.highlights):
@@ -142,35 +150,31 @@ class _Events:
         ).success(self.follow_pull, [p.key], [*busy, p.pull_download, p.pull_film, p.pull_gif], **slow)  # fmt: skip
         p.cancel.click(in_sentences(self.cancel), [p.key], None, queue=False, **quiet)
 
-    def open(self, key: str | None, upload: str, f_number: float) -> list[Any]:
+    def open(self, key: str | None, upload: str, f_number: float, screen: str) -> list[Any]:
         """A photograph from the user's machine."""
         path = Path(upload)
         try:
-            return self._opened(key, path, None, f_number)
+            return self._opened(key, Sample(path.name, path, None, ""), f_number, screen)
         finally:
             path.unlink(missing_ok=True)
 
-    def open_sample(self, chosen: gr.SelectData, key: str | None, f_number: float) -> list[Any]:
+    def open_sample(self, chosen: gr.SelectData, key: str | None, f_number: float, screen: str) -> list[Any]:
         """A photograph that is here already."""
-        sample = self.samples[int(chosen.index)]
-        return self._opened(key, sample.photograph, sample.disparity, f_number, credit=sample.credit)
+        return self._opened(key, self.samples[int(chosen.index)], f_number, screen)
 
-    def _opened(
-        self, key: str | None, path: Path, disparity: Path | None, f_number: float, *, credit: str = ""
-    ) -> list[Any]:
+    def _opened(self, key: str | None, photo: Sample, f_number: float, screen: str) -> list[Any]:
         key, session = self._seat(key)
-        session.open(path, disparity=disparity)
+        session.open(photo.photograph, disparity=photo.disparity, screen_hw=screen_of(screen))
         focus, strength_px = round(session.first_focus(), 3), round(session.camera.strength_px(f_number), 1)
         controls = Controls(focus_disparity=focus, strength_px=strength_px)
         height, width = session.size_hw
-        told = f"{session.name}, {width} × {height} px. " + (f"{credit}. " if credit else "")
         values = {
             "key": key,
             "welcome": gr.update(visible=False),
             "stage": gr.update(value=str(session.blurred_view(controls)), visible=True),
             "compare": gr.update(visible=False),
             "view": gr.update(value=PICTURE, visible=True),
-            "status": said(told + "Click what shall be sharp."),
+            "status": said(f"{opened_told(session, photo.credit)} Click what shall be sharp."),
             "strength": gr.update(value=strength_px, maximum=round(STRONGEST_SHARE * max(height, width), 1)),
             "focus": focus,
             "blades": 0,
@@ -285,12 +289,8 @@ class _Events:
     ) -> list[Any]:
         """Put the focus pull in the queue."""
         session, controls = self._at(key), controls_of(*lens)
-        ends, n = (float(first), float(last)), int(n_frames)
-        session.job = Job(
-            lambda job: session.pull(
-                controls, focuses=ends, n_frames=n, fps=FPS, file_format=file_format, step=job.step
-            )
-        )
+        pull = Pull(focuses=(float(first), float(last)), n_frames=int(n_frames), fps=FPS, file_format=file_format)
+        session.job = Job(lambda job: session.pull(controls, pull, step=job.step))
         return _busy("Waiting for its turn")
 
     def follow(self, key: str, view: str) -> Iterator[list[Any]]:
@@ -363,6 +363,25 @@ def camera_of(session: Session, focal_mm: float | None, nearest_m: float | None)
         focal_length_mm=float(focal_mm or camera.focal_length_mm),
         nearest_m=float(nearest_m or camera.nearest_m),
     )
+
+
+def screen_of(told: str) -> tuple[float, float] | None:
+    """Height and width that the browser has for the picture [px]; None if it does not tell.
+
+    Args:
+        told: "WIDTHxHEIGHT", by a stranger.
+    """
+    sides = re.fullmatch(r"(\d{1,5})x(\d{1,5})", told or "")
+    return (float(sides[2]), float(sides[1])) if sides else None
+
+
+def opened_told(session: Session, credit: str) -> str:
+    """What is open, and how large it is looked at."""
+    (height, width), (view_height, view_width) = session.size_hw, session.view_hw
+    told = f"{session.name}, {width} × {height} px"
+    if (view_height, view_width) != (height, width):
+        told += f", looked at as {view_width} × {view_height} px (Render makes all of it)"
+    return f"{told}. {credit}." if credit else f"{told}."
 
 
 def depth_told(session: Session) -> str:

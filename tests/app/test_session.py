@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import math
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,8 +10,9 @@ import torch
 import yaml
 from PIL import Image
 
-from bokehdiff.app import Cancelled, Controls, Equipment, Job, Limits, Session
-from bokehdiff.app.session import PREVIEW_PIXELS, eased
+from bokehdiff.app import Cancelled, Controls, Equipment, Job, Limits, Pull, Session
+from bokehdiff.app.results import eased
+from bokehdiff.app.sizes import LEAST_PIXELS, PREVIEW_PIXELS
 from bokehdiff.errors import BokehDiffError, InputError
 from bokehdiff.images import load_disparity, load_photo
 from tests.app.scenes import SIZE_HW, detail, picture_of, two_halves
@@ -51,6 +54,31 @@ def test_previews_are_no_larger_than_a_megapixel(session, tmp_path):
     assert height * width <= PREVIEW_PIXELS
     assert session.size_hw == (900, 1500)
     assert abs(width / height - 1500 / 900) < 0.01
+
+
+def test_previews_are_no_larger_than_the_screen_shows_them(session, tmp_path):
+    photograph, disparity = two_halves(tmp_path, size_hw=(900, 1500))
+    session.open(photograph, disparity=disparity, screen_hw=(630.0, 1000.0))
+    assert session.view_hw == (600, 1000)  # by the width
+    assert session.preview(WIDE).shape[2:] == (600, 1000)
+    session.open(photograph, disparity=disparity, screen_hw=(60.0, 100.0))
+    height, width = session.view_hw
+    assert 0.99 * LEAST_PIXELS < height * width <= LEAST_PIXELS
+    for unknown in (None, (0.0, 900.0), (math.nan, 900.0)):
+        session.open(photograph, disparity=disparity, screen_hw=unknown)
+        assert session.view_hw[0] * session.view_hw[1] > 0.99 * PREVIEW_PIXELS
+
+
+def test_a_preview_with_cats_eyes_is_coarser_and_shown_as_large(session, tmp_path):
+    photograph, disparity = two_halves(tmp_path, size_hw=(600, 900))
+    session.open(photograph, disparity=disparity)
+    sizes = [session.preview_hw(replace(WIDE, cat_eye=cat_eye)) for cat_eye in (0.0, 0.5, 1.0)]
+    assert sizes[0] == session.view_hw
+    assert sizes[0][0] > sizes[1][0] > sizes[2][0]
+    plain, lemons = session.preview(WIDE), session.preview(replace(WIDE, cat_eye=0.5))
+    assert lemons.shape == plain.shape
+    centre = (..., slice(250, 350), slice(500, 600))  # where lemons are nearly discs
+    assert psnr(lemons[centre], plain[centre]) > 30.0
 
 
 def test_the_preview_of_a_large_photograph_blurs_as_the_result_does(session, tmp_path):
@@ -147,7 +175,7 @@ def test_a_focus_pull_goes_from_far_to_near_and_back(opened, file_format):
         pytest.importorskip("imageio_ffmpeg")
     done = []
     result = opened.pull(
-        WIDE, focuses=(0.0, 1.0), n_frames=3, fps=10.0, file_format=file_format,
+        WIDE, Pull(focuses=(0.0, 1.0), n_frames=3, fps=10.0, file_format=file_format),
         step=lambda n_done, n_all: done.append((n_done, n_all)),
     )  # fmt: skip
     assert done == [(0, 3), (1, 3), (2, 3)]
@@ -175,9 +203,9 @@ def test_easing_begins_and_ends_slowly():
 
 
 @pytest.mark.parametrize("n_frames", [1, 121])
-def test_a_pull_has_a_sensible_number_of_pictures(opened, n_frames):
+def test_a_pull_has_a_sensible_number_of_pictures(n_frames):
     with pytest.raises(InputError, match=f"takes 2 to 120 pictures; got {n_frames}"):
-        opened.pull(WIDE, focuses=(0.0, 1.0), n_frames=n_frames, fps=10.0, file_format="gif", step=nothing)
+        Pull(focuses=(0.0, 1.0), n_frames=n_frames, fps=10.0, file_format="gif")
 
 
 def test_depth_is_guessed_and_called_a_guess_without_a_model(session, tmp_path):
@@ -307,7 +335,7 @@ def test_a_disk_that_is_full_leaves_no_empty_file(opened, places, monkeypatch):
     def full(*_args, **_keywords):
         raise BokehDiffError("no space left")
 
-    monkeypatch.setattr("bokehdiff.app.session.save_image", full)
+    monkeypatch.setattr("bokehdiff.app.results.save_image", full)
     with pytest.raises(BokehDiffError, match="no space left"):
         opened.render(WIDE, renderer="physical", step=nothing)
     assert not list(places.results.iterdir())

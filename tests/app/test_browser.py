@@ -2,140 +2,19 @@
 
 from __future__ import annotations
 
-import io
 import json
-import os
 import re
-import shutil
-import signal
-import subprocess
-import sys
 import urllib.error
 import urllib.request
-from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 import yaml
 from PIL import Image
 
+from tests.app.driving import bring_depth, changed, click_at, number_of, pictures_of, set_slider, shown, source_of
 from tests.app.scenes import detail, two_halves
-from tests.helpers import REPOSITORY
-
-sync_api = pytest.importorskip("playwright.sync_api")
-pytest.importorskip("gradio")
 
 pytestmark = [pytest.mark.browser]
-
-CHROMIUM = os.environ.get("BOKEHDIFF_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-PATIENCE_MS = 60_000  # on a busy machine; a quiet one needs a second
-DESKTOP, PHONE = {"width": 1400, "height": 900}, {"width": 390, "height": 844}
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory):
-    """The page's address and the folder of its results; the program is `bokehdiff app`, as users start it."""
-    folder = tmp_path_factory.mktemp("app")
-    words = ["app", "--port", "0", "--disparity-model", "none", "--output-dir", str(folder / "results")]
-    words += ["--max-upload-mb", "2", "--max-megapixels", "4"]
-    passing = folder / "passing"
-    passing.mkdir()
-    program = subprocess.Popen(
-        [sys.executable, "-m", "bokehdiff", *words], stdout=subprocess.PIPE, text=True,
-        cwd=REPOSITORY, env={**os.environ, "TMPDIR": str(passing)},
-    )  # fmt: skip
-    try:
-        found = re.search(r"http://\S+", program.stdout.readline())
-        yield found[0], folder / "results"
-        program.send_signal(signal.SIGINT)
-        assert program.wait(60) == 0
-        assert not list(passing.iterdir())
-    finally:
-        program.kill()
-        program.wait()
-        program.stdout.close()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_api.sync_playwright() as playwright:
-        if CHROMIUM is None and not Path(playwright.chromium.executable_path).is_file():
-            pytest.skip("no Chromium: playwright install chromium, or apt install chromium")
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def requested():
-    """Addresses that the page has asked for."""
-    return []
-
-
-@pytest.fixture
-def page(served, browser, requested):
-    context = browser.new_context(viewport=DESKTOP, color_scheme="dark", accept_downloads=True)
-    page = context.new_page()
-    page.set_default_timeout(PATIENCE_MS)
-    page.on("request", lambda request: requested.append(request.url))
-    page.goto(served[0])
-    page.wait_for_selector("#samples img")
-    yield page
-    context.close()
-
-
-@pytest.fixture
-def halves(page, tmp_path):
-    """The page with the two halves open, and their map."""
-    photograph, disparity = two_halves(tmp_path, size_hw=(480, 720))
-    page.set_input_files("#top input[type=file]", photograph)
-    page.wait_for_selector("#stage img")
-    bring_depth(page, disparity)
-    return page
-
-
-def bring_depth(page, disparity: Path) -> None:
-    before = source_of(page)
-    page.click("#depth > button")
-    page.set_input_files("#depth input[type=file]", disparity)
-    page.locator("#depth").get_by_text(f"From {disparity.name}.").wait_for(state="attached")
-    changed(page, before)
-
-
-def source_of(page) -> str:
-    return page.get_attribute("#stage img", "src")
-
-
-def changed(page, before: str) -> str:
-    """The address of the picture once it is another."""
-    page.wait_for_function("before => document.querySelector('#stage img')?.src !== before", arg=before)
-    return source_of(page)
-
-
-def shown(page) -> torch.Tensor:
-    """The picture that the page shows, as it came over the wire."""
-    with Image.open(io.BytesIO(page.request.get(source_of(page)).body())) as picture:
-        return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)[None].float() / 255.0
-
-
-def click_at(page, x_share: float, y_share: float = 0.5) -> None:
-    """Click the picture and wait for the one that comes of it."""
-    before = source_of(page)
-    box = page.locator("#stage img").bounding_box()
-    page.mouse.click(box["x"] + x_share * box["width"], box["y"] + y_share * box["height"])
-    changed(page, before)
-
-
-def set_slider(page, name: str, value: float) -> None:
-    field = page.locator(f"#{name} input[type=number]")
-    field.fill(str(value))
-    field.press("Enter")
-    field.press("Tab")
-
-
-def number_of(page, name: str) -> float:
-    return float(page.input_value(f"#{name} input[type=number]"))
 
 
 def test_the_page_loads_and_asks_nobody_else(page, served, requested):
@@ -216,7 +95,8 @@ def test_rendering_gives_a_download_with_the_settings(halves, served, tmp_path):
         said = yaml.safe_load(picture.info["comment"])
     assert said["renderer"] == "physical"
     assert said["focus_disparity"] == 1.0
-    assert [file.suffix for file in served[1].glob("halves_K*")] == [".jpg"]
+    assert re.fullmatch(r"halves_K[\d.]+_1\.000_physical\.jpg", coming.value.suggested_filename)
+    assert (served[1] / coming.value.suggested_filename).read_bytes() == (tmp_path / "got.jpg").read_bytes()
 
 
 def test_a_rendering_can_be_cancelled(page, served, tmp_path):
@@ -251,7 +131,7 @@ def test_what_is_too_large_is_told_in_a_sentence(page, tmp_path):
     large = tmp_path / "large.jpg"
     large.write_bytes(b"\xff\xd8\xff\xe0" + bytes(3 * 2**20))
     page.set_input_files("#top input[type=file]", large)
-    page.get_by_text("exceeds", exact=False).first.wait_for()
+    page.get_by_text("exceed the maximum allowed size of 2", exact=False).first.wait_for()
     many = tmp_path / "many.png"
     Image.new("L", (3000, 2000)).save(many)
     page.set_input_files("#top input[type=file]", many)
@@ -281,29 +161,26 @@ def test_a_photo_can_be_dropped_or_pasted_anywhere(page, tmp_path):
         page.get_by_text(f"{kind}ped.png", exact=False).wait_for()
 
 
-def test_two_users_have_a_photo_each(halves, browser, served):
-    context = browser.new_context(viewport=DESKTOP)
-    other = context.new_page()
-    other.set_default_timeout(PATIENCE_MS)
-    other.goto(served[0])
-    other.click("#samples button[aria-label='Thumbnail 1 of 7']")
-    other.wait_for_selector("#stage img")
-    click_at(halves, 0.25)
-    assert shown(halves).shape[2:] == (480, 720)
-    assert shown(other).shape[2:] != (480, 720)
-    context.close()
-
-
-def test_a_focus_pull_is_made_and_shown(halves):
+@pytest.mark.parametrize("kind", ["gif", "mp4"])
+def test_a_focus_pull_is_made_and_shown(halves, tmp_path, kind):
+    if kind == "mp4":
+        pytest.importorskip("imageio_ffmpeg")
     halves.click("#pull > button")
-    halves.get_by_label("GIF").check()
+    halves.get_by_label(kind.upper()).check()
     halves.locator("#pull").get_by_label("number input for Pictures").fill("3")
     halves.keyboard.press("Tab")
     halves.click("#make-pull")
     halves.wait_for_function("() => document.querySelector('#progress')?.innerText.includes('Made')")
+    halves.locator({"gif": "#pull img", "mp4": "#pull video"}[kind]).wait_for()
     with halves.expect_download() as coming:
         halves.click("#download-pull")
-    assert coming.value.suggested_filename.endswith(".gif")
+    film = tmp_path / coming.value.suggested_filename
+    assert film.suffix == f".{kind}"
+    coming.value.save_as(film)
+    far, middle, near = (detail(picture) for picture in pictures_of(film)[:3])
+    assert far[1] > 1.5 * far[0]
+    assert near[0] > 1.5 * near[1]
+    assert far[0] < middle[0] < near[0]
 
 
 @pytest.mark.parametrize("place", ["/etc/passwd", "../../etc/passwd", "pyproject.toml"])
@@ -315,10 +192,3 @@ def test_files_outside_the_two_folders_are_not_served(served, place):
 def test_no_handler_is_an_interface_for_programs(served):
     with urllib.request.urlopen(f"{served[0]}/gradio_api/info", timeout=60) as answer:
         assert not json.load(answer)["named_endpoints"]
-
-
-@pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "phone"])
-def test_nothing_is_wider_than_the_window(halves, viewport):
-    halves.set_viewport_size(viewport)
-    assert halves.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
-    assert halves.locator("#stage img").is_visible()

@@ -24,8 +24,8 @@
   });
   // What the picture may take up, in the screen's own pixels: previews need not be larger.
   window.placeOfPicture = () => {
-    const page = document.querySelector(".gradio-container"), column = document.querySelector("#left");
-    const share = parseFloat(getComputedStyle(page).getPropertyValue("--picture-vh")) / 100;
+    const column = document.querySelector("#left");
+    const share = parseFloat(getComputedStyle(column).getPropertyValue("--picture-vh")) / 100;
     return [column.clientWidth, window.innerHeight * share].map((px) => Math.round(px * window.devicePixelRatio)).join("x");
   };
   document.addEventListener("click", (event) => {

@@ -1,31 +1,34 @@
-"""The ray tracer of layers on OpenCV: one affine warp per lens point and layer, where the layer shows anything."""
+"""The ray tracer of layers on OpenCV: one affine warp per lens point and layer, where the layer is seen."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
-from itertools import combinations
+from itertools import combinations, pairwise, takewhile
 
 import cv2
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
+from bokehdiff.renderers.coverage import Coverage, coverage
 from bokehdiff.renderers.layers import LayerStack
 from bokehdiff.renderers.rays import RAYS_PER_SUM, Gathered, Rays, image_field
 from bokehdiff.tiling import Window
 
-# Pixels of a strip of the picture: its few buffers stay in a processor's cache, and OpenCV leaves it to one thread.
-STRIP_PX = 2**16
-# Strips are halved where layers cross inside, as pixels with orders of their own take three times as long, but not
-# below this: each call costs as much as some thousand pixels.
-LEAST_CROSSING_PX = 2**13
+# Side of the tiles of the picture: smaller ones see more often one layer only, and keep their buffers in a processor's
+# cache, but each call of OpenCV costs as much as a thousand pixels.
+TILE_PX = 128
+# A layer that moves less from ray to ray is met alike by all [px].
+STILL_PX = 1e-6
+# One convolution of a whole layer takes as long as 50 warps of it, hardly more with the radius.
+LEAST_RAYS_TO_CONVOLVE, MOST_RADIUS_TO_CONVOLVE_PX = 64, 512
+LINEAR = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
 
-Box = tuple[slice, slice]
-WHOLE: Box = (slice(None), slice(None))
+Light = float | np.ndarray  # that a ray carries to every pixel of a tile, or to each
 
 
 @dataclass(frozen=True)
@@ -34,29 +37,68 @@ class _Scene:
 
     Args:
         layers: Each [h w 4] of its own.
-        bounds: (left, top, right, bottom) of what is not empty in each; infinite where it touches the border, beyond
-            which it goes on [px].
+        alphas: The fourth channel of each, by itself.
+        covers: What each leaves open.
         maps: From pixel to layer, x = M[:, 0] * p.x + M[:, 1] * p.y + M[:, 2], for each ray and layer.
         met: Disparity where the ray of a pixel p meets the layer, c[0] + c[1] * p.x + c[2] * p.y.
+        sums: For layers that face the camera, the sum over the rays of light times the layer, where that pays.
     """
 
     layers: list[np.ndarray]
-    bounds: Float[np.ndarray, "l 4"]
+    alphas: list[np.ndarray]
+    covers: list[Coverage]
     maps: Float[np.ndarray, "n l 2 3"]
     met: Float[np.ndarray, "n l 3"]
+    sums: dict[int, np.ndarray]
 
 
-@dataclass
-class _Held:
-    """What a layer last looked like in a window, kept while rays meet it alike: in focus they all do."""
+@dataclass(frozen=True)
+class _Sight:
+    """What one ray sees in a tile.
 
-    seen: np.ndarray
-    passing: np.ndarray
-    to_layer: np.ndarray = field(default_factory=lambda: np.full((2, 3), np.nan))
+    Args:
+        layers: Those that are not empty where it can meet them; near first, if they do not cross.
+        cross: Whether the order changes within the tile.
+    """
+
+    layers: list[int]
+    cross: bool
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """A part of the picture and what its rays see there.
+
+    Args:
+        window: Where it lies.
+        maps: As those of the scene, but as OpenCV counts: from the centre of the tile's first pixel.
+        sights: Of each ray.
+        hides: Whether a layer hides all that is behind it, for each ray and layer.
+    """
+
+    window: Window
+    maps: Float[np.ndarray, "n l 2 3"]
+    sights: list[_Sight]
+    hides: list[list[bool]]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of its part of the picture."""
+        return self.window.height, self.window.width, 4
+
+
+class _Buffers:
+    """What the rays of a tile write again and again."""
+
+    def __init__(self, shape: tuple[int, int, int]) -> None:
+        self.seen = np.empty(shape, np.float32)
+        self.alpha = np.empty(shape[:2], np.float32)
+        self.passing = np.empty(shape[:2], np.float32)
+        self.factor = np.empty(shape, np.float32)
 
 
 def trace_cpu(stack: LayerStack, rays: Rays) -> Gathered:
-    """The `Trace` on OpenCV's warpAffine: float32 on the CPU, no gradients, windows on as many threads as torch uses.
+    """The `Trace` on OpenCV's warpAffine: float32 on the CPU, no gradients, tiles on as many threads as torch uses.
 
     OpenCV 5 interpolates exactly; OpenCV 4 rounds places to 1/32 px, which costs nothing that can be seen.
 
@@ -65,37 +107,27 @@ def trace_cpu(stack: LayerStack, rays: Rays) -> Gathered:
         rays: What to trace.
     """
     images, light = [], torch.zeros(stack.size_hw)
+    windows = _windows(stack.size_hw)
     with torch.no_grad(), ThreadPoolExecutor(torch.get_num_threads()) as pool:
         for rgba, planes, walks in zip(stack.rgba_linear, stack.planes, rays.walks_px.unbind(dim=1), strict=True):
             scene = _scene(rgba, planes, walks)
-            windows = [part for strip in _strips(stack.size_hw) for part in _parted(scene, strip)]
-            images.append(np.empty(scene.layers[0].shape, np.float32))
+            scene = replace(scene, sums=_sums(scene, rays))
+            images.append(torch.empty(4, *stack.size_hw))
             traced = pool.map(partial(_trace_window, scene, rays), windows)
             for window, (seen, passed) in zip(windows, traced, strict=True):
-                images[-1][_slices_of(window)] = seen
-                window.cut(light)[:] = passed
-    return Gathered(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2), light)
+                window.cut(images[-1])[:] = torch.from_numpy(seen).permute(2, 0, 1)
+                window.cut(light)[:] = torch.as_tensor(passed)
+    return Gathered(torch.stack(images), light)
 
 
-def _strips(size_hw: tuple[int, int]) -> list[Window]:
-    height, width = size_hw
-    n_rows = max(1, STRIP_PX // width)
-    return [Window(top, 0, min(n_rows, height - top), width) for top in range(0, height, n_rows)]
-
-
-def _parted(scene: _Scene, window: Window) -> list[Window]:
-    """The window, halved and halved again where layers cross inside."""
-    if window.height * window.width < 2 * LEAST_CROSSING_PX or None not in _fixed_orders(scene.met, window):
-        return [window]
-    if window.width >= window.height:
-        half = window.width // 2
-        first = replace(window, width=half)
-        second = replace(window, left=window.left + half, width=window.width - half)
-    else:
-        half = window.height // 2
-        first = replace(window, height=half)
-        second = replace(window, top=window.top + half, height=window.height - half)
-    return [*_parted(scene, first), *_parted(scene, second)]
+def _windows(size_hw: tuple[int, int]) -> list[Window]:
+    """Tiles of nearly one size."""
+    rows, columns = (np.linspace(0, n, max(1, round(n / TILE_PX)) + 1).astype(int).tolist() for n in size_hw)
+    return [
+        Window(top, left, bottom - top, right - left)
+        for top, bottom in pairwise(rows)
+        for left, right in pairwise(columns)
+    ]
 
 
 def _scene(rgba: Float[Tensor, "l 4 h w"], planes: Float[Tensor, "l 3"], walks: Float[Tensor, "n l 2 3"]) -> _Scene:
@@ -104,182 +136,212 @@ def _scene(rgba: Float[Tensor, "l 4 h w"], planes: Float[Tensor, "l 3"], walks: 
     on_ray = cx * maps[:, :, 0] + cy * maps[:, :, 1]
     met = np.concatenate([c0 + on_ray[..., 2:], on_ray[..., :2]], axis=-1)
     layers = [np.ascontiguousarray(layer.permute(1, 2, 0).detach().numpy()) for layer in rgba]
-    return _Scene(layers, np.array([_bounds(layer) for layer in layers]), maps, met)
+    alphas = [np.ascontiguousarray(layer[..., 3]) for layer in layers]
+    return _Scene(layers, alphas, [coverage(layer) for layer in layers], maps, met, sums={})
 
 
-def _bounds(layer: np.ndarray) -> tuple[float, float, float, float]:
-    """Of all places where a lookup finds something: half a pixel beyond the outermost centres' neighbours."""
-    filled = layer.any(axis=2)
-    edges = []
-    for axis in (0, 1):
-        places = np.flatnonzero(np.any(filled, axis=axis))
-        if not len(places):
-            return np.inf, np.inf, -np.inf, -np.inf
-        first, last = int(places[0]), int(places[-1])
-        edges.append((first - 0.5 if first else -np.inf, last + 1.5 if last + 1 < filled.shape[1 - axis] else np.inf))
-    (left, right), (top, bottom) = edges
-    return left, top, right, bottom
+def _sums(scene: _Scene, rays: Rays) -> dict[int, np.ndarray]:
+    """Layers that face the camera, which rays only shift: all shifts are one convolution, in float64 for HDR's sake."""
+    if rays.aperture.cat_eye or len(rays.points) < LEAST_RAYS_TO_CONVOLVE:
+        return {}
+    sums = {}
+    for i, layer in enumerate(scene.layers):
+        maps = scene.maps[:, i]
+        moves = STILL_PX <= np.abs(maps[..., 2]).max() < MOST_RADIUS_TO_CONVOLVE_PX
+        if moves and not (maps[..., :2] - np.eye(2)).any():
+            kernel = _kernel(maps[..., 2], rays.weights.double().numpy())
+            blurred = cv2.filter2D(layer.astype(np.float64), -1, kernel, borderType=cv2.BORDER_REPLICATE)
+            sums[i] = blurred.astype(np.float32)
+    return sums
 
 
-def _trace_window(
-    scene: _Scene, rays: Rays, window: Window
-) -> tuple[Float[np.ndarray, "wh ww 4"], Float[Tensor, "wh ww"]]:
-    """A part of the picture, and the light that reached it."""
-    height, width, n_channels = scene.layers[0].shape
-    shape = (window.height, window.width, n_channels)
-    places = image_field(_centres(window), (height, width))
-    gathered, light = np.zeros(shape, np.float32), torch.zeros(shape[:2])
-    some_gathered, some_light = np.zeros_like(gathered), torch.zeros_like(light)
-    for i, seen in enumerate(_seen_by_rays(scene, window)):
-        if rays.aperture.cat_eye:
-            carried = rays.light(i, places)
-            cv2.accumulateProduct(seen, cv2.merge([carried.numpy()] * n_channels), some_gathered)
-            some_light += carried
-        else:
-            cv2.scaleAdd(seen, float(rays.weights[i]), some_gathered, dst=some_gathered)
-        if i % RAYS_PER_SUM == RAYS_PER_SUM - 1 or i + 1 == len(rays.points):
-            cv2.add(gathered, some_gathered, dst=gathered)
-            some_gathered.fill(0.0)
-            light += some_light
-            some_light.zero_()
-    return gathered, light if rays.aperture.cat_eye else light + rays.weights.sum()
+def _kernel(shifts_xy: Float[np.ndarray, "n 2"], weights: Float[np.ndarray, " n"]) -> Float[np.ndarray, "k k"]:
+    """What a correlation weights its neighbours with to sum up bilinear lookups at some distances."""
+    radius = math.ceil(np.abs(shifts_xy).max())
+    kernel = np.zeros((2 * radius + 1,) * 2)
+    first = np.minimum(np.floor(shifts_xy), radius - 1)
+    (left, top), (across, down) = first.astype(int).T + radius, (shifts_xy - first).T
+    for row, row_weight in ((top, 1.0 - down), (top + 1, down)):
+        for column, column_weight in ((left, 1.0 - across), (left + 1, across)):
+            np.add.at(kernel, (row, column), weights * row_weight * column_weight)
+    return kernel
 
 
-def _seen_by_rays(scene: _Scene, window: Window) -> Iterator[np.ndarray]:
-    """A window as the scene looks through each point of the lens, in a buffer that is written again."""
-    shape = (window.height, window.width, scene.layers[0].shape[2])
-    buffer = np.empty(shape, np.float32)
-    held = [_Held(np.empty(shape, np.float32), np.empty(shape, np.float32)) for _ in scene.layers]
-    orders, boxes = _fixed_orders(scene.met, window), _boxes(scene, window)
-    for maps, met, order, box in zip(_from_window(scene.maps, window), scene.met, orders, boxes, strict=True):
-        if order is None:
-            yield _crossing_composite(scene, maps, met, window)
-        else:
-            yield _lay_over(scene.layers, maps, box, order, held, into=buffer)
+def _tile(scene: _Scene, window: Window) -> _Tile:
+    right, bottom = window.left + window.width, window.top + window.height
+    corners = np.array(
+        [[x, y, 1.0] for x in (window.left + 0.5, right - 0.5) for y in (window.top + 0.5, bottom - 0.5)]
+    )
+    places = scene.maps[:, :, None] @ corners[..., None]
+    first, last = places[..., 0].min(axis=2), places[..., 0].max(axis=2)
+    found = [cover.of(first[:, i], last[:, i]) for i, cover in enumerate(scene.covers)]
+    empty, hides = (np.stack(flags, axis=1) for flags in zip(*found, strict=True))
+    sights = _sights(scene.met @ corners[:, [2, 0, 1]].T, empty)
+    maps = scene.maps.copy()
+    maps[..., 2] = places[:, :, 0, :, 0] - 0.5
+    return _Tile(window, maps, sights, hides.tolist())
 
 
-def _lay_over(
-    layers: list[np.ndarray],
-    maps: np.ndarray,
-    boxes: np.ndarray,
-    order: list[int],
-    held: list[_Held],
-    *,
-    into: np.ndarray,
-) -> np.ndarray:
-    """Layers over one another, near first in `order`, each only where it shows."""
-    farthest = order[-1]
-    if boxes[farthest].tolist() != [0, 0, into.shape[1], into.shape[0]]:
-        into.fill(0.0)
-    _warp(layers[farthest], maps[farthest], into, _slices(boxes[farthest]))
-    for i in order[-2::-1]:
-        box = _slices(boxes[i])
-        below, kept = into[box], held[i]
-        if not below.size:
-            continue
-        if not np.array_equal(kept.to_layer, maps[i]):
-            _warp(layers[i], maps[i], kept.seen, box)
-            passing = np.subtract(1.0, kept.seen[box][..., 3])
-            cv2.merge([passing] * kept.seen.shape[2], dst=kept.passing[box])
-            kept.to_layer = maps[i]
-        cv2.multiply(below, kept.passing[box], dst=below)
-        cv2.add(below, kept.seen[box], dst=below)
-    return into
+def _sights(at_corners: Float[np.ndarray, "n l 4"], empty: Bool[np.ndarray, "n l"]) -> list[_Sight]:
+    """For each ray the layers that it can see in a tile, near first by their disparities in its corners.
 
-
-def _warp(layer: np.ndarray, to_layer: np.ndarray, into: np.ndarray, box: Box = WHOLE) -> None:
-    """Look up the layer at every pixel of a box of the window."""
-    target = into[box]
-    if not target.size:
-        return
-    top, left = (side.start or 0 for side in box)
-    shifted = to_layer.copy()
-    shifted[:, 2] += left * to_layer[:, 0] + top * to_layer[:, 1]
-    size_wh = (target.shape[1], target.shape[0])
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    cv2.warpAffine(layer, shifted, size_wh, dst=target, flags=flags, borderMode=cv2.BORDER_REPLICATE)
-
-
-def _slices(box: np.ndarray) -> Box:
-    left, top, right, bottom = box.tolist()
-    return slice(top, bottom), slice(left, right)
-
-
-def _slices_of(window: Window) -> Box:
-    return slice(window.top, window.top + window.height), slice(window.left, window.left + window.width)
-
-
-def _boxes(scene: _Scene, window: Window) -> np.ndarray:
-    """For each ray and layer, (left, top, right, bottom) of the window's pixels that may see anything of it.
-
-    Along a row the place in the layer moves to the right, and along a column down: no layer is as steep as a ray.
+    Two affine functions that are ordered at the four corners are ordered everywhere between.
     """
-    sides = ((window.left, window.left + window.width), (window.top, window.top + window.height))
-    ranges = []
-    for axis, (start, stop) in enumerate(sides):
-        along, across, constant = (
-            scene.maps[:, :, axis, axis],
-            scene.maps[:, :, axis, 1 - axis],
-            scene.maps[:, :, axis, 2],
-        )
-        at_ends = [across * end + constant for end in sides[1 - axis]]
-        first = np.minimum(*((scene.bounds[:, axis] - place) / along for place in at_ends))
-        last = np.maximum(*((scene.bounds[:, 2 + axis] - place) / along for place in at_ends))
-        # One pixel more on both sides keeps rounding harmless.
-        ranges.append([np.clip(edge, start, stop) - start for edge in (np.floor(first) - 1, np.ceil(last) + 1)])
-    (left, right), (top, bottom) = ranges
-    return np.stack([left, top, right, bottom], axis=-1).astype(int)
+    order = np.argsort(-at_corners[..., 0], axis=1, kind="stable")
+    falling = np.diff(np.take_along_axis(at_corners, order[..., None], axis=1), axis=1)
+    # Equal disparities keep the list's order; the other way round they must differ everywhere.
+    listed = (np.diff(order, axis=1) > 0)[..., None]
+    holds = np.all(np.where(listed, falling <= 0, falling < 0), axis=(1, 2))
+    layers = [[i for i in row if not nothing[i]] for row, nothing in zip(order.tolist(), empty.tolist(), strict=True)]
+    return [_Sight(seen, cross=not fixed and len(seen) > 1) for seen, fixed in zip(layers, holds.tolist(), strict=True)]
+
+
+def _trace_window(scene: _Scene, rays: Rays, window: Window) -> tuple[Float[np.ndarray, "wh ww 4"], Light]:
+    """A part of the picture, and the light that reached it.
+
+    Layers that all rays meet alike, as those in focus, are looked up once. Concretely, with L the sum of the light and
+    S the sum of light times what rays see between such layers F in front and B behind, the picture is
+    L F + (1 - A_F) (S + (L - A_S) B).
+    """
+    tile = _tile(scene, window)
+    before, between, behind = _parted_by_focus(tile)
+    picture, light = _gathered(scene, rays, replace(tile, sights=between))
+    whole = light if isinstance(light, float) else light[..., None]
+    for i in behind:
+        picture += (whole - picture[..., 3:]) * _warp(scene.layers[i], tile.maps[0, i], np.empty_like(picture))
+    for i in reversed(before):
+        seen = _warp(scene.layers[i], tile.maps[0, i], np.empty_like(picture))
+        picture = whole * seen + (1.0 - seen[..., 3:]) * picture
+    return picture, light
+
+
+def _parted_by_focus(tile: _Tile) -> tuple[list[int], list[_Sight], list[int]]:
+    """Layers that all rays meet alike, before and behind all others, and for each ray those between."""
+    if any(sight.cross for sight in tile.sights):
+        return [], tile.sights, []
+    still = (np.ptp(tile.maps, axis=0).max(axis=(1, 2)) < STILL_PX).tolist()
+    orders = [sight.layers for sight in tile.sights]
+    before = _common_start(orders, still)
+    if any(tile.hides[0][i] for i in before):
+        return before, [_Sight([], cross=False) for _ in orders], []
+    orders = [order[len(before) :] for order in orders]
+    behind = _common_start([order[::-1] for order in orders], still)[::-1]
+    return before, [_Sight(order[: len(order) - len(behind)], cross=False) for order in orders], behind
+
+
+def _common_start(orders: list[list[int]], still: list[bool]) -> list[int]:
+    ranks = takewhile(lambda rank: len(set(rank)) == 1 and still[rank[0]], zip(*orders, strict=False))
+    return [rank[0] for rank in ranks]
+
+
+def _gathered(scene: _Scene, rays: Rays, tile: _Tile) -> tuple[Float[np.ndarray, "wh ww 4"], Light]:
+    """Sum over the rays of light times what they see, and the sum of the light."""
+    places = image_field(_centres(tile.window), scene.alphas[0].shape)
+    total, some = np.zeros(tile.shape, np.float32), np.zeros(tile.shape, np.float32)
+    total_light: Light = np.zeros(tile.shape[:2], np.float32) if rays.aperture.cat_eye else 0.0
+    weights, buffers = rays.weights.tolist(), _Buffers(tile.shape)
+    summed = {i for i in scene.sums if all(_is_first(i, sight) for sight in tile.sights)}
+    for i in summed:
+        total += _cut(scene.sums[i], tile.window)
+    for i, sight in enumerate(tile.sights):
+        light = rays.light(i, places).numpy() if rays.aperture.cat_eye else weights[i]
+        total_light = total_light + light
+        if sight.cross:
+            _add_crossing(some, scene, tile, i, light)
+        else:
+            _add_seen(some, scene, tile, i, light, buffers, summed)
+        if i % RAYS_PER_SUM == RAYS_PER_SUM - 1 or i + 1 == len(tile.sights):
+            cv2.add(total, some, dst=total)
+            some.fill(0.0)
+    return total, total_light
+
+
+def _cut(image: np.ndarray, window: Window) -> np.ndarray:
+    return image[window.top : window.top + window.height, window.left : window.left + window.width]
+
+
+def _is_first(layer: int, sight: _Sight) -> bool:
+    return layer not in sight.layers or (sight.layers[0] == layer and not sight.cross)
+
+
+def _add_seen(
+    into: np.ndarray, scene: _Scene, tile: _Tile, i: int, light: Light, buffers: _Buffers, summed: set[int]
+) -> None:
+    """Add what ray i sees of layers, near first, in light that each takes from those behind it.
+
+    Args:
+        into: What to add to.
+        scene: Layers.
+        tile: Where.
+        i: The ray.
+        light: That it carries.
+        buffers: To write in.
+        summed: Nearest layers that were added for all rays at once.
+    """
+    order, hides = tile.sights[i].layers, tile.hides[i]
+    for layer in order:
+        last = hides[layer] or layer == order[-1]
+        if layer in summed:
+            if last:
+                return
+            _shifted(scene.alphas[layer], tile.maps[i, layer, :, 2], buffers.alpha)
+        else:
+            _add(into, _warp(scene.layers[layer], tile.maps[i, layer], buffers.seen), light, buffers.factor)
+            if last:
+                return
+            cv2.extractChannel(buffers.seen, 3, dst=buffers.alpha)
+        light = _left_over(light, buffers.alpha, buffers.passing)
+
+
+def _left_over(light: Light, alpha: np.ndarray, into: np.ndarray) -> np.ndarray:
+    """What a layer lets pass of some light: light * (1 - alpha), for which alpha is written over."""
+    np.subtract(1.0, alpha, out=alpha)
+    return np.multiply(light, alpha, out=into)
+
+
+def _add(into: np.ndarray, seen: np.ndarray, light: Light, factor: np.ndarray) -> None:
+    """into += light * seen."""
+    if isinstance(light, float):
+        cv2.scaleAdd(seen, light, into, dst=into)
+    else:
+        cv2.accumulateProduct(seen, cv2.merge([light] * 4, dst=factor), into)
+
+
+def _warp(layer: np.ndarray, to_layer: np.ndarray, into: np.ndarray) -> np.ndarray:
+    """Look up a layer at every pixel of a tile."""
+    return cv2.warpAffine(layer, to_layer, into.shape[1::-1], dst=into, flags=LINEAR, borderMode=cv2.BORDER_REPLICATE)
+
+
+def _shifted(alpha: np.ndarray, shift_xy: np.ndarray, into: np.ndarray) -> None:
+    """Look up the coverage of a layer that is only moved: six times as fast as a warp."""
+    height, width = into.shape
+    across, down = shift_xy.tolist()
+    cv2.getRectSubPix(alpha, (width, height), (across + (width - 1) / 2, down + (height - 1) / 2), patch=into)
+
+
+def _add_crossing(into: np.ndarray, scene: _Scene, tile: _Tile, i: int, light: Light) -> None:
+    """Add what ray i sees of layers in an order that each pixel has of its own.
+
+    Concretely, seen = sum over k of seen[k] * product over the layers j nearer than k at the pixel of (1 - alpha[j]).
+    Pairs are compared one by one, along affine functions: a sort of every pixel takes ten times as long.
+    """
+    window = tile.window
+    x = np.arange(window.width) + window.left + 0.5
+    y = np.arange(window.height)[:, None] + window.top + 0.5
+    layers = sorted(tile.sights[i].layers)
+    seen = [_warp(scene.layers[k], tile.maps[i, k], np.empty(tile.shape, np.float32)) for k in layers]
+    alphas = [cv2.extractChannel(rgba, 3) for rgba in seen]
+    reaching = [np.full(tile.shape[:2], light, np.float32) for _ in seen]
+    for j, k in combinations(range(len(seen)), 2):
+        constant, across, down = scene.met[i, layers[j]] - scene.met[i, layers[k]]
+        listed = across * x >= -(down * y + constant)  # a tie leaves layers as they are listed
+        reaching[k] *= 1.0 - listed * alphas[j]
+        reaching[j] *= 1.0 - ~listed * alphas[k]
+    for rgba, share in zip(seen, reaching, strict=True):
+        cv2.accumulateProduct(rgba, cv2.merge([share] * 4), into)
 
 
 def _centres(window: Window) -> Float[Tensor, "2 wh ww"]:
     """Coordinates (x, y) of the pixel centres of a window [px]."""
     x, y = torch.arange(window.width) + window.left + 0.5, torch.arange(window.height) + window.top + 0.5
     return torch.stack(torch.meshgrid(x, y, indexing="xy"))
-
-
-def _from_window(maps: Float[np.ndarray, "n l 2 3"], window: Window) -> Float[np.ndarray, "n l 2 3"]:
-    """The same maps as OpenCV counts: from the centre of the window's first pixel, where we have the image's corner."""
-    shifted = maps.copy()
-    shifted[..., 2] += (window.left + 0.5) * maps[..., 0] + (window.top + 0.5) * maps[..., 1] - 0.5
-    return shifted
-
-
-def _fixed_orders(met: Float[np.ndarray, "n l 3"], window: Window) -> list[list[int] | None]:
-    """For each ray the order, near first, that holds all over the window; None where layers cross inside it.
-
-    Two affine functions that are ordered at the four corners are ordered everywhere between.
-    """
-    right, bottom = window.left + window.width, window.top + window.height
-    corners = np.array([[1.0, x, y] for x in (window.left, right) for y in (window.top, bottom)])
-    at_corners = met @ corners.T
-    order = np.argsort(-at_corners[..., 0], axis=1, kind="stable")
-    falling = np.diff(np.take_along_axis(at_corners, order[..., None], axis=1), axis=1)
-    # Equal disparities keep the list's order; the other way round they must differ everywhere.
-    listed = (np.diff(order, axis=1) > 0)[..., None]
-    holds = np.all(np.where(listed, falling <= 0, falling < 0), axis=(1, 2))
-    return [kept.tolist() if fixed else None for kept, fixed in zip(order, holds.tolist(), strict=True)]
-
-
-def _crossing_composite(scene: _Scene, maps: np.ndarray, met: np.ndarray, window: Window) -> np.ndarray:
-    """Layers over one another in an order that each pixel has of its own.
-
-    Concretely, out = sum over i of seen[i] * product over the layers j nearer than i at the pixel of (1 - alpha[j]).
-    Pairs are compared one by one, along affine functions: a sort of every pixel takes ten times as long.
-    """
-    n_channels = scene.layers[0].shape[2]
-    x = np.arange(window.width) + window.left + 0.5
-    y = np.arange(window.height)[:, None] + window.top + 0.5
-    seen = np.empty((len(scene.layers), window.height, window.width, n_channels), np.float32)
-    for layer, to_layer, into in zip(scene.layers, maps, seen, strict=True):
-        _warp(layer, to_layer, into)
-    passing = 1.0 - seen[..., 3]
-    reaching = np.ones_like(passing)
-    for i, j in combinations(range(len(seen)), 2):
-        constant, across, down = met[i] - met[j]
-        listed = across * x + (down * y + constant) >= 0.0  # a tie leaves layers as they are listed
-        reaching[j] *= np.where(listed, passing[i], np.float32(1.0))
-        reaching[i] *= np.where(listed, np.float32(1.0), passing[j])
-    picture = np.zeros(seen.shape[1:], np.float32)
-    for rgba, share in zip(seen, reaching, strict=True):
-        cv2.accumulateProduct(rgba, cv2.merge([share] * n_channels), picture)
-    return picture

@@ -179,21 +179,44 @@ def test_crossing_planes_are_ordered_ray_by_ray(backend):
     assert 0.2 < float(row[0, 39]) < 0.8
 
 
-def test_where_planes_cross_the_picture_is_halved_and_stays_what_it_was(monkeypatch):
+def test_tiles_of_the_picture_do_not_show(monkeypatch):
     """Three planes that cross along slanted lines, in and out of focus, through cat's eyes, whose light is cut too."""
     planes = torch.tensor([[[0.1, 0.006, 0.004], [0.55, -0.003, 0.001], [0.3, 0.0, -0.0005]]])
     stack = LayerStack(smooth(3, (61, 83)), planes)
     lens = Lens(0.3, 15.0, Aperture(cat_eye=0.7, falloff=True))
-    halved, traced = [], raytraced_cpu._trace_window
-    monkeypatch.setattr(raytraced_cpu, "_trace_window", lambda *given: halved.append(given[2]) or traced(*given))
     pictures = []
-    for least_px in (2**20, 2**8):
-        halved.clear()
-        monkeypatch.setattr(raytraced_cpu, "LEAST_CROSSING_PX", least_px)
+    for tile_px in (2**10, 16):
+        monkeypatch.setattr(raytraced_cpu, "TILE_PX", tile_px)
         pictures.append(render_layers(stack, lens, n_samples=12, backend="cpu"))
-    assert len(halved) > 8
-    assert sum(window.height * window.width for window in halved) == 61 * 83
     assert_close(*pictures)
+
+
+@pytest.mark.parametrize("aperture", [Aperture(), Aperture(cat_eye=0.6), Aperture(edge=0.5, blades=5)])
+@pytest.mark.parametrize("focus", [0.9, 0.6, 0.45, 0.2, 0.05])
+def test_what_is_hidden_empty_or_in_focus_is_left_out_without_a_trace(monkeypatch, focus, aperture):
+    """Solid patches with soft rims, two facing the camera, two not, one of which crosses the others."""
+    monkeypatch.setattr(raytraced_cpu, "TILE_PX", 9)
+    y, x = torch.meshgrid(torch.arange(41.0), torch.arange(53.0), indexing="ij")
+    patches = [(12, 14, 9), (20, 25, 12), (28, 33, 10)]
+    alphas = [(radius + 0.5 - (y - row).hypot(x - column)).clamp(0, 1) for row, column, radius in patches]
+    alpha = torch.stack([*alphas, torch.ones_like(x)])[None, :, None]
+    rgba = torch.cat([torch.rand(1, 4, 3, 41, 53) * alpha, alpha], dim=2)
+    planes = torch.tensor([[[0.9, 0.0, 0.0], [0.6, 0.0, 0.0], [0.2, 0.011, 0.002], [0.05, 0.0, 0.0]]])
+    stack, lens = LayerStack(rgba, planes), Lens(focus, 11.0, aperture)
+    got = render_layers(stack, lens, n_samples=raytraced_cpu.LEAST_RAYS_TO_CONVOLVE, backend="cpu")
+    expected = render_layers(stack, lens, n_samples=raytraced_cpu.LEAST_RAYS_TO_CONVOLVE, backend="torch")
+    torch.testing.assert_close(got, expected, **CV_TOLERANCE)
+    assert psnr(got, expected) > 80
+
+
+def test_layers_that_face_the_camera_are_convolved_up_to_the_border():
+    """As far as they move, and with light that float32 would smear over the picture in a Fourier transform."""
+    rgba = opaque(torch.rand(1, 3, 19, 23))
+    rgba[..., :3, 9, 11] = 1e6
+    stack, lens = LayerStack(rgba, facing(0.9)), Lens(0.1, 37.0)
+    got = render_layers(stack, lens, n_samples=raytraced_cpu.LEAST_RAYS_TO_CONVOLVE, backend="cpu")
+    expected = render_layers(stack, lens, n_samples=raytraced_cpu.LEAST_RAYS_TO_CONVOLVE, backend="torch")
+    torch.testing.assert_close(got, expected, rtol=2e-3, atol=2e-3)
 
 
 @every_backend

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageSequence
 
-PATIENCE_MS = 60_000  # on a busy machine; a quiet one needs a second
+PATIENCE_MS = 180_000  # on a machine with a dozen busy programs; a quiet one needs a second
 DESKTOP, PHONE = {"width": 1400, "height": 900}, {"width": 390, "height": 844}
 
 

@@ -257,8 +257,9 @@ def _labelled(images: DefocusImages, model: LensModel, sweep: Sweep, unknown: Fl
 def _result(full: DefocusImages, swept: _Swept, start: Found, found: Found) -> DefocusResult:
     """In disparity, with the residuals of start and end."""
     model = swept.model
-    lenses = model.lenses(found.unknown, found.coc_px)
-    disparity = lenses.focus_disparity[0] + found.coc_px / lenses.strength_px[0]
+    coc_px = model.folded(found.unknown, found.coc_px)
+    lenses = model.lenses(found.unknown, coc_px)
+    disparity = lenses.focus_disparity[0] + coc_px / lenses.strength_px[0]
     clipped = float(((disparity < -CLIP_SLACK) | (disparity > 1.0 + CLIP_SLACK)).float().mean())
     if clipped > 2.0 * QUANTILE:
         logger.warning(

@@ -126,6 +126,26 @@ class LensModel:
             focus = tuple(first - shift / k for shift, k in zip(shifts, strength, strict=True))
         return Lenses(focus, strength)
 
+    def folded(self, unknown: Float[Tensor, " p"], coc_px: Float[Tensor, "1 h w"]) -> Float[Tensor, "1 h w"]:
+        """u, with surfaces mirrored in an outermost focus that seem to end the scene right beyond it.
+
+        There the disc of that image is too small to show on which side of its focus a surface lies. Without this a part
+        of a scene whose end is in focus comes out as far beyond it, and stretches the scale of all disparities.
+
+        Args:
+            unknown: As found.
+            coc_px: u, as found [px].
+        """
+        if self.focus_disparity is not None or len(self.scales) == 1:
+            return coc_px
+        in_focus = [-shift / k for shift, k in zip(self.shifts(unknown).tolist(), self.scales, strict=True)]
+        least, most = _span(coc_px)
+        if min(in_focus) - LEAST_BLUR_PX < least < min(in_focus):
+            coc_px = torch.maximum(coc_px, 2.0 * min(in_focus) - coc_px)
+        if max(in_focus) < most < max(in_focus) + LEAST_BLUR_PX:
+            coc_px = torch.minimum(coc_px, 2.0 * max(in_focus) - coc_px)
+        return coc_px
+
     def narrowed(self, coc_px: Float[Tensor, "1 h w"]) -> LensModel:
         """The same lenses for the range of u that a guess has shown, and a little more.
 

@@ -16,6 +16,7 @@ from bokehdiff.preparation.candidates import tried
 from bokehdiff.preparation.defocus import joint_db
 from bokehdiff.preparation.focal_sweep import sweep_radii
 from bokehdiff.preparation.labelling import labelled
+from bokehdiff.preparation.lens_search import lens_model
 from bokehdiff.renderers import render_photo
 from tests.helpers import assert_close
 from tests.preparation.defocused import median_error, view
@@ -114,3 +115,39 @@ def test_trying_depths_makes_edges_right(seen):
 def test_residuals_of_several_images_add_up_as_squares():
     assert joint_db((20.0, 20.0)) == pytest.approx(20.0)
     assert joint_db((10.0, 20.0)) == pytest.approx(-10.0 * math.log10((0.1 + 0.01) / 2))
+
+
+def model_of(*, focus_disparity=None, n_images=2):
+    """Lenses of images of 100 px, the first focused nearest; of a strength of their own that nobody knows."""
+    return lens_model(
+        n_images,
+        strength_px=None,
+        focus_disparity=focus_disparity,
+        first_focus="nearest",
+        largest_px=None,
+        size_px=100,
+    )
+
+
+def test_what_seems_to_lie_right_beyond_an_outermost_focus_is_mirrored_in_it():
+    """In focus are u = 0 in the first image and u = -6 in the second."""
+    shift = torch.tensor([6.0])
+    found = torch.linspace(-6.6, 0.4, 200).view(1, 10, 20)
+    folded = model_of().folded(shift, found)
+    inside = (found >= -6.0) & (found <= 0.0)
+    assert_close(folded[inside], found[inside])
+    assert_close(folded[found < -6.0], -12.0 - found[found < -6.0])
+    assert_close(folded[found > 0.0], -found[found > 0.0])
+    assert model_of().lenses(shift, folded).strength_px[0] == pytest.approx(6.0, abs=0.2)
+
+
+@pytest.mark.parametrize("ends_px", [(-8.0, 2.0), (-5.0, -1.0)])
+def test_scenes_that_end_well_beyond_or_before_the_focus_stay_as_they_are(ends_px):
+    found = torch.linspace(*ends_px, 200).view(1, 10, 20)
+    assert_close(model_of().folded(torch.tensor([6.0]), found), found)
+
+
+def test_nothing_is_mirrored_where_focus_is_known_or_one_image_is_all():
+    found = torch.linspace(-6.6, 0.4, 200).view(1, 10, 20)
+    assert_close(model_of(focus_disparity=(1.0, 0.0)).folded(torch.tensor([6.0]), found), found)
+    assert_close(model_of(n_images=1).folded(torch.zeros(0), found), found)

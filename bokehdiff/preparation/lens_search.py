@@ -136,7 +136,7 @@ class LensModel:
             unknown: As found.
             coc_px: u, as found [px].
         """
-        if self.focus_disparity is not None or len(self.scales) == 1:
+        if self.strength_px is not None or self.focus_disparity is not None or len(self.scales) == 1:
             return coc_px
         in_focus = [-shift / k for shift, k in zip(self.shifts(unknown).tolist(), self.scales, strict=True)]
         least, most = _span(coc_px)

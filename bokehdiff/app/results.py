@@ -69,7 +69,8 @@ def render_file(
     Args:
         opened: The photograph.
         controls: The lens.
-        renderer: "physical" for rays, "neural" for the network, "hybrid" for the network at depth's edges.
+        renderer: "physical" for rays, "neural" for the network, "hybrid" for rays and, where it guesses better, the
+            network.
         file_format: Suffix; png and tif hold 16 bits.
         equipment: Where to write, and what renders.
         step: Told how far it is; what it raises ends the rendering, and nothing is written.

@@ -208,7 +208,8 @@ class Session:
 
         Args:
             controls: The lens.
-            renderer: "physical" for rays, "neural" for the network, "hybrid" for the network at depth's edges.
+            renderer: "physical" for rays, "neural" for the network, "hybrid" for rays and, where it guesses better, the
+            network.
             file_format: Suffix; png and tif hold 16 bits.
             step: Told how far it is; what it raises ends the rendering, and nothing is written.
         """

@@ -23,7 +23,7 @@ SURE_SHARE = 0.01  # with less of the light made up, physics is sure
 UNTOLD = 1e-6  # share of a neighbourhood: where physics is sure of less, nothing is told of the network: wrong by 1
 GUESS_ERROR = 0.3  # squared error of made-up light over the contrast around: 0.3 to 1.6 where rays tell the truth
 HARDER_AT_EDGES = 4.0  # squared error of the network where light is made up over that elsewhere: 1 to 5 there
-NO_ERROR = 1e-7  # squared: a tenth of a step of 8-bit sRGB
+NO_ERROR = 1e-7  # squared: a tenth of a step of 8-bit sRGB, and less than any network is taken to err
 MOST_GAIN = 2.0  # what differs by more is not drift
 DARKEST = 1.0 / 2**12  # light below which ratios are noise: a step of 8-bit sRGB at black
 SAMPLES_PER_SIGMA = 4.0  # of the grid that neighbourhoods are compared on
@@ -119,7 +119,7 @@ def mix_where_guessed(
     contrast = (wide[:, 3:6] - wide[:, :3].square()).mean(dim=1, keepdim=True).clamp_min(0.0)
     by_network = HARDER_AT_EDGES * (wide[:, 6:7] + UNTOLD) / (wide[:, 7:] + UNTOLD)
     by_physics = GUESS_ERROR * made_up[:, None].clamp(0.0, 1.0).square() * contrast
-    weight = (1.0 - by_network / by_physics.clamp_min(NO_ERROR)).clamp_min(0.0) * (by_physics > NO_ERROR)
+    weight = (1.0 - by_network / by_physics.clamp_min(NO_ERROR)).clamp_min(0.0)
     neural, physical = (srgb_to_linear(image) for image in (neural_srgb, physical_srgb))
     return torch.where(
         weight > 0.0, linear_to_srgb(torch.lerp(physical, neural, weight)).clamp(0.0, 1.0), physical_srgb

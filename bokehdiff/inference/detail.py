@@ -21,8 +21,8 @@ COLOUR_BLURS = 2.0  # colours are compared over so many times the widest blur, w
 COLOUR_SHARE = 1.0 / 16.0  # of the shorter side at least: drift is smooth, texture is not to be touched
 SURE_SHARE = 0.01  # with less of the light made up, physics is sure
 UNTOLD = 1e-6  # share of a neighbourhood: where physics is sure of less, nothing is told of the network: wrong by 1
-GUESS_ERROR = 0.3  # squared error of made-up light over the contrast around: 0.3 to 1.6 where rays tell the truth
-HARDER_AT_EDGES = 4.0  # squared error of the network where light is made up over that elsewhere: 1 to 5 there
+GUESS_ERROR = 0.3  # squared error of made-up light over the contrast around: 0.3 to 2 where rays tell the truth
+HARDER_AT_EDGES = 4.0  # squared error of the network where light is made up over that elsewhere: 1.3 to 4.3 there
 NO_ERROR = 1e-7  # squared: a tenth of a step of 8-bit sRGB, and less than any network is taken to err
 MOST_GAIN = 2.0  # what differs by more is not drift
 DARKEST = 1.0 / 2**12  # light below which ratios are noise: a step of 8-bit sRGB at black
@@ -83,11 +83,9 @@ def match_colour(
         coc_px: Signed circle of confusion [px].
     """
     rendered, photo = (srgb_to_linear(image) for image in (rendered_srgb, photo_srgb))
-    gains = []
-    for index, coc in enumerate(coc_px):  # each by itself: what else is in the batch changes nothing
-        there, here = (_neighbourhoods(image[index : index + 1], _sigma_px(coc)) for image in (photo, rendered))
-        gains.append(((there + DARKEST) / (here + DARKEST)).clamp(1.0 / MOST_GAIN, MOST_GAIN))
-    return linear_to_srgb(rendered * torch.cat(gains)).clamp(0.0, 1.0)
+    there, here = neighbourhoods(photo, coc_px), neighbourhoods(rendered, coc_px)
+    gains = ((there + DARKEST) / (here + DARKEST)).clamp(1.0 / MOST_GAIN, MOST_GAIN)
+    return linear_to_srgb(rendered * gains).clamp(0.0, 1.0)
 
 
 def mix_where_guessed(
@@ -102,8 +100,8 @@ def mix_where_guessed(
     Concretely, out = w * neural + (1 - w) * physical in linear light, w = max(0, 1 - e_neural^2 / e_physical^2). What
     physics may be wrong by is e_physical = 0.55 m c, with m the made-up share of the light and c^2 = G * photo^2 -
     (G * photo)^2 the contrast that a guess is drawn from. What the network may be wrong by is told by physics where it
-    is sure: e_neural^2 = 4 (G * [s (neural - physical)^2]) / (G * s) with s = 1 where m < 0.01, else 0. G is the
-    neighbourhood of `match_colour`. Both factors are fitted to path-traced scenes (docs/inference.md).
+    is sure: e_neural^2 = 4 (G * [s (neural - physical)^2]) / (G * s) with s = 1 where m < 0.01, else 0. G is that of
+    `match_colour`. Both factors are fitted to path-traced scenes (`python benchmarks/hybrid.py`).
 
     Args:
         neural_srgb: What a network made.
@@ -114,16 +112,36 @@ def mix_where_guessed(
     """
     sure = (made_up < SURE_SHARE).to(neural_srgb)[:, None]
     disagreement = sure * (neural_srgb - physical_srgb).square().mean(dim=1, keepdim=True)
-    maps = torch.cat([photo_srgb, photo_srgb.square(), disagreement, sure], dim=1)
-    wide = torch.cat([_neighbourhoods(maps[i : i + 1], _sigma_px(coc)) for i, coc in enumerate(coc_px)])
-    contrast = (wide[:, 3:6] - wide[:, :3].square()).mean(dim=1, keepdim=True).clamp_min(0.0)
-    by_network = HARDER_AT_EDGES * (wide[:, 6:7] + UNTOLD) / (wide[:, 7:] + UNTOLD)
-    by_physics = GUESS_ERROR * made_up[:, None].clamp(0.0, 1.0).square() * contrast
+    told = neighbourhoods(torch.cat([disagreement, sure], dim=1), coc_px) + UNTOLD
+    by_network = HARDER_AT_EDGES * told[:, :1] / told[:, 1:]
+    by_physics = GUESS_ERROR * made_up[:, None].clamp(0.0, 1.0).square() * contrast(photo_srgb, coc_px)
     weight = (1.0 - by_network / by_physics.clamp_min(NO_ERROR)).clamp_min(0.0)
     neural, physical = (srgb_to_linear(image) for image in (neural_srgb, physical_srgb))
     return torch.where(
         weight > 0.0, linear_to_srgb(torch.lerp(physical, neural, weight)).clamp(0.0, 1.0), physical_srgb
     )
+
+
+def contrast(photo_srgb: Float[Tensor, "b 3 h w"], coc_px: Float[Tensor, "b h w"]) -> Float[Tensor, "b 1 h w"]:
+    """Variance of the colours around each pixel, G * photo^2 - (G * photo)^2, the mean of the three channels.
+
+    Args:
+        photo_srgb: The all-in-focus photograph.
+        coc_px: Signed circle of confusion [px].
+    """
+    wide = neighbourhoods(torch.cat([photo_srgb, photo_srgb.square()], dim=1), coc_px)
+    return (wide[:, 3:] - wide[:, :3].square()).mean(dim=1, keepdim=True).clamp_min(0.0)
+
+
+def neighbourhoods(image: Float[Tensor, "b c h w"], coc_px: Float[Tensor, "b h w"]) -> Float[Tensor, "b c h w"]:
+    """The gaussian mean G of `match_colour`; each image by itself: what else is in the batch changes nothing.
+
+    Args:
+        image: Any maps.
+        coc_px: Signed circle of confusion [px], which tells how far light was moved.
+    """
+    means = [_wide_mean(image[index : index + 1], _sigma_px(coc)) for index, coc in enumerate(coc_px)]
+    return torch.cat(means)
 
 
 def _sigma_px(coc_px: Float[Tensor, "h w"]) -> float:
@@ -137,7 +155,7 @@ def _falling(value: Tensor, start: float, end: float) -> Tensor:
     return 1.0 - progress * progress * (3.0 - 2.0 * progress)
 
 
-def _neighbourhoods(image: Float[Tensor, "b c h w"], sigma_px: float) -> Float[Tensor, "b c h w"]:
+def _wide_mean(image: Float[Tensor, "b c h w"], sigma_px: float) -> Float[Tensor, "b c h w"]:
     """A wide gaussian mean, taken on a grid that is coarse enough to be cheap; beyond the border the border goes on."""
     height, width = image.shape[2:]
     factor = max(sigma_px / SAMPLES_PER_SIGMA, 1.0)

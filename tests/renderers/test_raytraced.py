@@ -10,7 +10,7 @@ import torch
 
 from bokehdiff.errors import InputError
 from bokehdiff.optics import Aperture, Lens
-from bokehdiff.renderers import BACKENDS, LayerStack, raytraced_cpu, render_layers
+from bokehdiff.renderers import BACKENDS, LayerStack, ray_tiles, raytraced_cpu, render_layers
 from bokehdiff.renderers.lens_values import lens_values
 from bokehdiff.renderers.prefilter import gaussian_blur, prefiltered
 from bokehdiff.renderers.rays import Rays, walks
@@ -186,7 +186,7 @@ def test_tiles_of_the_picture_do_not_show(monkeypatch):
     lens = Lens(0.3, 15.0, Aperture(cat_eye=0.7, falloff=True))
     pictures = []
     for tile_px in (2**10, 16):
-        monkeypatch.setattr(raytraced_cpu, "TILE_PX", tile_px)
+        monkeypatch.setattr(ray_tiles, "TILE_PX", tile_px)
         pictures.append(render_layers(stack, lens, n_samples=12, backend="cpu"))
     assert_close(*pictures)
 
@@ -195,7 +195,7 @@ def test_tiles_of_the_picture_do_not_show(monkeypatch):
 @pytest.mark.parametrize("focus", [0.9, 0.6, 0.45, 0.2, 0.05])
 def test_what_is_hidden_empty_or_in_focus_is_left_out_without_a_trace(monkeypatch, focus, aperture):
     """Solid patches with soft rims, two facing the camera, two not, one of which crosses the others."""
-    monkeypatch.setattr(raytraced_cpu, "TILE_PX", 9)
+    monkeypatch.setattr(ray_tiles, "TILE_PX", 9)
     y, x = torch.meshgrid(torch.arange(41.0), torch.arange(53.0), indexing="ij")
     patches = [(12, 14, 9), (20, 25, 12), (28, 33, 10)]
     alphas = [(radius + 0.5 - (y - row).hypot(x - column)).clamp(0, 1) for row, column, radius in patches]
@@ -207,6 +207,49 @@ def test_what_is_hidden_empty_or_in_focus_is_left_out_without_a_trace(monkeypatc
     expected = render_layers(stack, lens, n_samples=raytraced_cpu.LEAST_RAYS_TO_CONVOLVE, backend="torch")
     torch.testing.assert_close(got, expected, **CV_TOLERANCE)
     assert psnr(got, expected) > 80
+
+
+def spied_strides(monkeypatch):
+    """Strides of the tiles that are traced from now on."""
+    strides = []
+
+    def tiles_of(*scene):
+        tiles = list(ray_tiles.tiles_of(*scene))
+        strides.extend(tile.stride for tile in tiles)
+        return tiles
+
+    monkeypatch.setattr(raytraced_cpu, "tiles_of", tiles_of)
+    return strides
+
+
+@pytest.mark.parametrize(("strength_px", "strides"), [(30.0, {1}), (110.0, {1, 2}), (260.0, {1, 2, 4})])
+def test_what_is_blurred_is_told_from_fewer_pixels_without_a_trace(monkeypatch, strength_px, strides):
+    """A wall that goes from focus to deep blur, behind it a lawn, before it a fence in focus; patterns of pixels."""
+    monkeypatch.setattr(ray_tiles, "TILE_PX", 16)
+    rgba = torch.rand(1, 3, 4, 64, 200)
+    rgba[:, 0, 3] = (torch.arange(200) % 24 < 3).float()
+    rgba[:, 1:, 3] = (rgba[:, 1:, 3] > torch.tensor([0.5, 0.0])[:, None, None]).float()
+    rgba[:, :, :3] *= rgba[:, :, 3:]
+    planes = torch.tensor([[[0.9, 0.0, 0.0], [0.9, -0.002, 0.0], [0.6, -0.002, 0.0]]])
+    stack, lens = LayerStack(rgba, planes), Lens(0.9, strength_px)
+    seen = spied_strides(monkeypatch)
+    got = render_layers(stack, lens, n_samples=128, backend="cpu")
+    expected = render_layers(stack, lens, n_samples=128, backend="torch")
+    assert set(seen) == strides
+    assert psnr(got, expected) > 75
+
+
+def test_lights_are_told_from_fewer_pixels_too(monkeypatch):
+    """A light of 1e4 on black, blurred to 60 px: no ripples around its disc."""
+    rgba = opaque(torch.zeros(1, 3, 128, 160))
+    rgba[..., :3, 70, 90] = 1e4
+    stack = LayerStack(rgba, torch.tensor([[[0.9, -1e-5, 0.0]]]))
+    strides = spied_strides(monkeypatch)
+    got = render_layers(stack, Lens(0.1, 75.0), backend="cpu")
+    expected = render_layers(stack, Lens(0.1, 75.0), backend="torch")
+    assert max(strides) > 1
+    assert (got - expected).abs().max() < 0.002 * expected[:, :3].max()
+    assert got.min() > -0.002 * expected[:, :3].max()
 
 
 def test_layers_that_face_the_camera_are_convolved_up_to_the_border():

@@ -1,9 +1,9 @@
 """What the two factors of `mix_where_guessed` should be: `python benchmarks/hybrid.py SCENES`, path-traced ones.
 
 Rays tell the truth of each view. Where physics made light up, its squared error over share^2 times contrast is the
-first factor; the network's squared error there, over its error where physics is sure, is the second. The network is to be
-believed only where it is better for certain: the least of the first, and nearly the most of the second, are chosen.
-Beside them the views' PSNR by physics, by the network, and mixed. Results go to benchmarks/results/hybrid.json.
+first factor; the network's squared error there, over its error where physics is sure, is the second. The network is
+to be believed only where it is better for certain: the least of the first is chosen, and nearly the most of the
+second. Beside them the views' PSNR by physics, by the network, and mixed. Results go to benchmarks/results/hybrid.json.
 """
 
 from __future__ import annotations

@@ -5,7 +5,8 @@ The scene: a tilted photograph behind a portrait with procedural hair, two layer
 "crossing" the two planes pass through each other along the middle of the picture, and both ends are blurred. PSNR is
 of display values (gamma 2.2), without the outermost 24 px, at one pixel in 36, chosen at random: against 8192 rays from
 each (benchmarks/layered_truth.py). "+-" is the standard error of choosing those, "truth" how far half as many rays are
-from the truth.
+from the truth. "all px" and "parity" are the processor time [s] of backend "cpu" and the picture it gives when it
+traces every pixel.
 
 With `--device cuda --backends cupy` the published kernel is restated (benchmarks/brute_force.py) and timed beside.
 Floors are printed as passed or missed. Results go to benchmarks/results/ as JSON with the machine they were measured
@@ -23,7 +24,8 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -39,7 +41,7 @@ from torch import Tensor
 from bokehdiff.images import linear_to_srgb, srgb_to_linear
 from bokehdiff.metrics import psnr
 from bokehdiff.optics import Lens
-from bokehdiff.renderers import LayerStack, render_layers
+from bokehdiff.renderers import LayerStack, ray_tiles, render_layers
 
 RESULTS = Path(__file__).parent / "results"
 FOREGROUND_DISPARITY = 0.8
@@ -72,7 +74,8 @@ class Measurement:
         psnr_db: Against the truth.
         error_db: Standard error of that, of the pixels that were chosen.
         truth_db: Of the truth through half as many points against itself.
-        parity_db: Against the picture of backend "cpu", all of it, in linear light; infinite for itself.
+        parity_db: Against the picture of backend "cpu" traced at every pixel, all of it, in linear light.
+        every_pixel_cpu_seconds: Processor time of that, measured in turn.
         load_before: Jobs that wanted a core in the last minute: above 0, time on the clock is not this program's alone.
     """
 
@@ -89,6 +92,7 @@ class Measurement:
     error_db: float
     truth_db: float
     parity_db: float
+    every_pixel_cpu_seconds: float
     load_before: float
 
 
@@ -180,11 +184,14 @@ def measure(
     lens, device = lens_for(blurred, radius_px), stack.rgba_linear.device
     picture = render_layers(stack, lens, n_samples=n_samples, backend=backend)
     on_cpu = LayerStack(stack.rgba_linear.cpu(), stack.planes.cpu())
-    by_cpu = picture if backend == "cpu" else render_layers(on_cpu, lens, n_samples=n_samples, backend="cpu")
+    with every_pixel():
+        by_cpu = render_layers(on_cpu, lens, n_samples=n_samples, backend="cpu")
     load = os.getloadavg()[0]
     at_pixels = picture[0, :, pixels.row, pixels.column].T.cpu().numpy()
     psnr_db, error_db = decibels((shown(at_pixels) - shown(truth.rgba)).square().mean(dim=1))
     clock, processor = timed(lambda: render_layers(stack, lens, n_samples=n_samples, backend=backend), device, repeats)
+    with every_pixel():
+        _, slower = timed(lambda: render_layers(on_cpu, lens, n_samples=n_samples, backend="cpu"), device, repeats)
     return Measurement(
         backend=backend,
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else f"{os.cpu_count()} cores",
@@ -199,8 +206,19 @@ def measure(
         error_db=error_db,
         truth_db=decibels((shown(truth.half) - shown(truth.rgba)).square().mean(dim=1))[0],
         parity_db=float(psnr(picture.cpu(), by_cpu.cpu())),
+        every_pixel_cpu_seconds=slower,
         load_before=load,
     )
+
+
+@contextmanager
+def every_pixel() -> Iterator[None]:
+    """Backend "cpu" as it would be if it told nothing from fewer pixels."""
+    smoothness, ray_tiles.SMOOTHNESS = ray_tiles.SMOOTHNESS, math.inf
+    try:
+        yield
+    finally:
+        ray_tiles.SMOOTHNESS = smoothness
 
 
 def timed(render: Callable[[], Tensor], device: torch.device, repeats: int) -> tuple[float, float]:
@@ -252,10 +270,11 @@ def floors(results: list[Measurement], brute_force_s: float | None) -> list[str]
 def table(results: list[Measurement]) -> str:
     """The measurements, aligned."""
     head = f"{'backend':8}{'blurred':12}{'radius':>8}{'points':>8}{'seconds':>9}{'cpu s':>8}"
-    head += f"{'PSNR':>9}{'+-':>6}{'truth':>9}{'load':>6}"
+    head += f"{'all px':>8}{'PSNR':>9}{'+-':>6}{'truth':>9}{'parity':>9}{'load':>6}"
     lines = [
         f"{m.backend:8}{m.blurred:12}{m.radius_px:5.0f} px{m.n_samples:8d}{m.seconds:9.3f}{m.cpu_seconds:8.2f}"
-        f"{m.psnr_db:6.1f} dB{m.error_db:6.2f}{m.truth_db:6.1f} dB{m.load_before:6.1f}"
+        f"{m.every_pixel_cpu_seconds:8.2f}"
+        f"{m.psnr_db:6.1f} dB{m.error_db:6.2f}{m.truth_db:6.1f} dB{m.parity_db:6.1f} dB{m.load_before:6.1f}"
         for m in results
     ]
     return "\n".join([head, *lines])

@@ -32,9 +32,11 @@ The command: `bokehdiff pretrain-tiny --config configs/pretrain_tiny.yaml`.
 **Measured** on {n_held_out} held-out pictures of the same kinds, 256 px:
 
 - autoencoder: {psnr:.2f} dB;
-- UNet, error over that of the best guess that knows no images, by timestep (below 1 is better):
+- UNet, squared error of the noise it tells, by timestep, where a guess that looks at nothing has 1; and that error over
+  the one of the best guess that looks at the latents and knows no images, sqrt(1 - abar) times what is seen (below 1
+  is better; above timestep 900 little but noise is seen, and that guess is nearly perfect):
 
-| timestep | error | over the guess |
+| timestep | error | over that guess |
 |---|---|---|
 {bands}
 

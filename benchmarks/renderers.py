@@ -41,7 +41,8 @@ from torch import Tensor
 from bokehdiff.images import linear_to_srgb, srgb_to_linear
 from bokehdiff.metrics import psnr
 from bokehdiff.optics import Lens
-from bokehdiff.renderers import LayerStack, ray_tiles, render_layers
+from bokehdiff.renderers import LayerStack, render_layers
+from bokehdiff.renderers.raytraced import tiles
 
 RESULTS = Path(__file__).parent / "results"
 FOREGROUND_DISPARITY = 0.8
@@ -214,11 +215,11 @@ def measure(
 @contextmanager
 def every_pixel() -> Iterator[None]:
     """Backend "cpu" as it would be if it told nothing from fewer pixels."""
-    smoothness, ray_tiles.SMOOTHNESS = ray_tiles.SMOOTHNESS, math.inf
+    smoothness, tiles.SMOOTHNESS = tiles.SMOOTHNESS, math.inf
     try:
         yield
     finally:
-        ray_tiles.SMOOTHNESS = smoothness
+        tiles.SMOOTHNESS = smoothness
 
 
 def timed(render: Callable[[], Tensor], device: torch.device, repeats: int) -> tuple[float, float]:

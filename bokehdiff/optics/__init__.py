@@ -4,7 +4,7 @@ Conventions stand in docs/conventions.md: disparity is 1 at the nearest point an
 1/z in 1/m, where a name says so); the signed circle of confusion is positive in front of the plane in focus.
 """
 
-from bokehdiff.optics.aperture import LEAST_SHARE, Aperture
+from bokehdiff.optics.aperture import LEAST_SHARE, Aperture, image_field
 from bokehdiff.optics.focus import (
     MASK_THRESHOLD,
     SPECKLE_PX,
@@ -35,6 +35,7 @@ __all__ = [
     "focus_from_centre",
     "focus_from_mask",
     "focus_from_pixel",
+    "image_field",
     "lens_from_camera",
     "normalise_disparity",
 ]

@@ -210,6 +210,18 @@ class Aperture:
         return enough
 
 
+def image_field(centres: Float[Tensor, "2 h w"], size_hw: tuple[int, int]) -> Float[Tensor, "2 h w"]:
+    """Places of an image as seen from its middle, 1 in its corners: what vignetting depends on at any resolution.
+
+    Args:
+        centres: Pixel centres (x, y), of the image or a part of it [px].
+        size_hw: Height and width of the whole image [px].
+    """
+    height, width = size_hw
+    middle = torch.tensor([width / 2, height / 2]).to(centres)[:, None, None]
+    return (centres - middle) / middle.norm()
+
+
 def _check_map(transmission: Tensor, blades: int) -> None:
     if blades:
         raise InputError(f"an aperture has blades or a transmission map, not both; got {blades} blades and a map")

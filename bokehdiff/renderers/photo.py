@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bokehdiff.errors import InputError
-from bokehdiff.optics import Aperture, Lens, circle_of_confusion
+from bokehdiff.optics import Aperture, Lens, circle_of_confusion, image_field
 from bokehdiff.renderers.edge_matte import edge_matte
 from bokehdiff.renderers.inpainting import Inpainter, inpainter
 from bokehdiff.renderers.layered import (
@@ -28,7 +28,6 @@ from bokehdiff.renderers.layered import (
     steepen_edges,
 )
 from bokehdiff.renderers.lens_values import lens_values
-from bokehdiff.renderers.rays import image_field
 from bokehdiff.renderers.scatter import Sheet, Step, splat
 
 logger = logging.getLogger(__name__)

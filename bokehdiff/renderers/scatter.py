@@ -11,8 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from tqdm import tqdm
 
-from bokehdiff.optics import Aperture
-from bokehdiff.renderers.rays import image_field
+from bokehdiff.optics import Aperture, image_field
 from bokehdiff.renderers.spread import Opening, cell_px, landing, spread
 from bokehdiff.tiling import Window
 

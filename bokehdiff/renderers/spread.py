@@ -25,7 +25,7 @@ class Opening:
     Args:
         aperture: Shape and transmission.
         places: With cat's eyes, the places (x, y) of the tile's upper and lower, left and right corners as of
-            `rays.image_field`; between them pictures of the opening are blended. None without.
+            `optics.image_field`; between them pictures of the opening are blended. None without.
         tile: Those pixels.
         drawn: Kernels by their radius: openings that are alike may share them.
     """

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from bokehdiff.renderers.coverage import OPAQUE, coverage
+from bokehdiff.renderers.raytraced.coverage import OPAQUE, coverage
 
 
 def texels(first, last, length):

@@ -10,10 +10,11 @@ import torch
 
 from bokehdiff.errors import InputError
 from bokehdiff.optics import Aperture, Lens
-from bokehdiff.renderers import BACKENDS, LayerStack, ray_tiles, raytraced_cpu, render_layers
+from bokehdiff.renderers import BACKENDS, LayerStack, render_layers
 from bokehdiff.renderers.lens_values import lens_values
-from bokehdiff.renderers.prefilter import gaussian_blur, prefiltered
-from bokehdiff.renderers.rays import Rays, walks
+from bokehdiff.renderers.raytraced import on_cpu, tiles
+from bokehdiff.renderers.raytraced.prefilter import gaussian_blur, prefiltered
+from bokehdiff.renderers.raytraced.rays import Rays, walks
 from tests.helpers import assert_close, psnr
 
 # OpenCV 5 keeps places in float32, OpenCV 4 in 1/32 px: on images whose neighbours differ by at most
@@ -186,7 +187,7 @@ def test_tiles_of_the_picture_do_not_show(monkeypatch):
     lens = Lens(0.3, 15.0, Aperture(cat_eye=0.7, falloff=True))
     pictures = []
     for tile_px in (2**10, 16):
-        monkeypatch.setattr(ray_tiles, "TILE_PX", tile_px)
+        monkeypatch.setattr(tiles, "TILE_PX", tile_px)
         pictures.append(render_layers(stack, lens, n_samples=12, backend="cpu"))
     assert_close(*pictures)
 
@@ -195,7 +196,7 @@ def test_tiles_of_the_picture_do_not_show(monkeypatch):
 @pytest.mark.parametrize("focus", [0.9, 0.6, 0.45, 0.2, 0.05])
 def test_what_is_hidden_empty_or_in_focus_is_left_out_without_a_trace(monkeypatch, focus, aperture):
     """Solid patches with soft rims, two facing the camera, two not, one of which crosses the others."""
-    monkeypatch.setattr(ray_tiles, "TILE_PX", 9)
+    monkeypatch.setattr(tiles, "TILE_PX", 9)
     y, x = torch.meshgrid(torch.arange(41.0), torch.arange(53.0), indexing="ij")
     patches = [(12, 14, 9), (20, 25, 12), (28, 33, 10)]
     alphas = [(radius + 0.5 - (y - row).hypot(x - column)).clamp(0, 1) for row, column, radius in patches]
@@ -203,8 +204,8 @@ def test_what_is_hidden_empty_or_in_focus_is_left_out_without_a_trace(monkeypatc
     rgba = torch.cat([torch.rand(1, 4, 3, 41, 53) * alpha, alpha], dim=2)
     planes = torch.tensor([[[0.9, 0.0, 0.0], [0.6, 0.0, 0.0], [0.2, 0.011, 0.002], [0.05, 0.0, 0.0]]])
     stack, lens = LayerStack(rgba, planes), Lens(focus, 11.0, aperture)
-    got = render_layers(stack, lens, n_samples=raytraced_cpu.LEAST_RAYS_TO_CONVOLVE, backend="cpu")
-    expected = render_layers(stack, lens, n_samples=raytraced_cpu.LEAST_RAYS_TO_CONVOLVE, backend="torch")
+    got = render_layers(stack, lens, n_samples=on_cpu.LEAST_RAYS_TO_CONVOLVE, backend="cpu")
+    expected = render_layers(stack, lens, n_samples=on_cpu.LEAST_RAYS_TO_CONVOLVE, backend="torch")
     torch.testing.assert_close(got, expected, **CV_TOLERANCE)
     assert psnr(got, expected) > 80
 
@@ -214,18 +215,18 @@ def spied_strides(monkeypatch):
     strides = []
 
     def tiles_of(*scene):
-        tiles = list(ray_tiles.tiles_of(*scene))
-        strides.extend(tile.stride for tile in tiles)
-        return tiles
+        made = list(tiles.tiles_of(*scene))
+        strides.extend(tile.stride for tile in made)
+        return made
 
-    monkeypatch.setattr(raytraced_cpu, "tiles_of", tiles_of)
+    monkeypatch.setattr(on_cpu, "tiles_of", tiles_of)
     return strides
 
 
 @pytest.mark.parametrize(("strength_px", "strides"), [(30.0, {1}), (110.0, {1, 2}), (260.0, {1, 2, 4})])
 def test_what_is_blurred_is_told_from_fewer_pixels_without_a_trace(monkeypatch, strength_px, strides):
     """A wall that goes from focus to deep blur, behind it a lawn, before it a fence in focus; patterns of pixels."""
-    monkeypatch.setattr(ray_tiles, "TILE_PX", 16)
+    monkeypatch.setattr(tiles, "TILE_PX", 16)
     rgba = torch.rand(1, 3, 4, 64, 200)
     rgba[:, 0, 3] = (torch.arange(200) % 24 < 3).float()
     rgba[:, 1:, 3] = (rgba[:, 1:, 3] > torch.tensor([0.5, 0.0])[:, None, None]).float()
@@ -257,8 +258,8 @@ def test_layers_that_face_the_camera_are_convolved_up_to_the_border():
     rgba = opaque(torch.rand(1, 3, 19, 23))
     rgba[..., :3, 9, 11] = 1e6
     stack, lens = LayerStack(rgba, facing(0.9)), Lens(0.1, 37.0)
-    got = render_layers(stack, lens, n_samples=raytraced_cpu.LEAST_RAYS_TO_CONVOLVE, backend="cpu")
-    expected = render_layers(stack, lens, n_samples=raytraced_cpu.LEAST_RAYS_TO_CONVOLVE, backend="torch")
+    got = render_layers(stack, lens, n_samples=on_cpu.LEAST_RAYS_TO_CONVOLVE, backend="cpu")
+    expected = render_layers(stack, lens, n_samples=on_cpu.LEAST_RAYS_TO_CONVOLVE, backend="torch")
     torch.testing.assert_close(got, expected, rtol=2e-3, atol=2e-3)
 
 

@@ -15,9 +15,9 @@ import torch
 from bokehdiff.errors import InputError, MissingDependencyError
 from bokehdiff.optics import Aperture, Lens
 from bokehdiff.renderers import LayerStack, render_layers
-from bokehdiff.renderers import raytraced as dispatch
-from bokehdiff.renderers.raytraced_cuda import CUDA_SOURCE, kernel_name
-from bokehdiff.renderers.raytraced_cupy import BLOCK, cupy_is_there, gathered_by, kernel_arguments
+from bokehdiff.renderers.raytraced import render as dispatch
+from bokehdiff.renderers.raytraced.cuda_source import CUDA_SOURCE, kernel_name
+from bokehdiff.renderers.raytraced.on_cupy import BLOCK, cupy_is_there, gathered_by, kernel_arguments
 from tests.helpers import assert_close, psnr
 from tests.renderers.test_raytraced_lens import LENSES
 

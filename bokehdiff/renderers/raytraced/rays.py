@@ -11,7 +11,7 @@ from torch import Tensor
 from bokehdiff.errors import InputError
 from bokehdiff.optics import Aperture, circle_of_confusion
 from bokehdiff.renderers.lens_values import LensValues
-from bokehdiff.renderers.prefilter import inset
+from bokehdiff.renderers.raytraced.prefilter import inset
 
 # Backends sum up this many rays by themselves before they add them to the rest: a plain sum of hundreds of float32 is
 # off by several parts in a million, and a picture in focus must be exact to one.
@@ -61,18 +61,6 @@ class Gathered:
 
     rgba: Float[Tensor, "b 4 h w"]
     light: Float[Tensor, "h w"]
-
-
-def image_field(centres: Float[Tensor, "2 h w"], size_hw: tuple[int, int]) -> Float[Tensor, "2 h w"]:
-    """Places of an image as seen from its middle, 1 in its corners: what vignetting depends on at any resolution.
-
-    Args:
-        centres: Pixel centres (x, y), of the image or a part of it [px].
-        size_hw: Height and width of the whole image [px].
-    """
-    height, width = size_hw
-    middle = torch.tensor([width / 2, height / 2]).to(centres)[:, None, None]
-    return (centres - middle) / middle.norm()
 
 
 def trace_through(

@@ -14,11 +14,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bokehdiff.renderers.coverage import coverage
+from bokehdiff.optics import image_field
 from bokehdiff.renderers.layers import LayerStack
-from bokehdiff.renderers.prefilter import SIGMA_PER_SPACING
-from bokehdiff.renderers.ray_tiles import MARGIN, STILL_PX, Meetings, Tile, tiles_of
-from bokehdiff.renderers.rays import RAYS_PER_SUM, Gathered, Rays, image_field
+from bokehdiff.renderers.raytraced.coverage import coverage
+from bokehdiff.renderers.raytraced.prefilter import SIGMA_PER_SPACING
+from bokehdiff.renderers.raytraced.rays import RAYS_PER_SUM, Gathered, Rays
+from bokehdiff.renderers.raytraced.tiles import MARGIN, STILL_PX, Meetings, Tile, tiles_of
 from bokehdiff.tiling import Window
 
 # One convolution of a whole layer takes as long as 50 warps of it, hardly more with the radius.

@@ -9,7 +9,7 @@ from itertools import pairwise, takewhile
 import numpy as np
 from jaxtyping import Bool, Float
 
-from bokehdiff.renderers.coverage import Coverage
+from bokehdiff.renderers.raytraced.coverage import Coverage
 from bokehdiff.tiling import Window
 
 # Side of the tiles that are traced pixel by pixel: smaller ones see more often one layer only, and keep their buffers

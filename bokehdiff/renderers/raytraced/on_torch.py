@@ -7,8 +7,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from bokehdiff.optics import image_field
 from bokehdiff.renderers.layers import LayerStack, composite_by_disparity, pixel_centres
-from bokehdiff.renderers.rays import RAYS_PER_SUM, Gathered, Rays, image_field
+from bokehdiff.renderers.raytraced.rays import RAYS_PER_SUM, Gathered, Rays
 
 
 def trace_torch(stack: LayerStack, rays: Rays) -> Gathered:

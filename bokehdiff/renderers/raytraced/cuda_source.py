@@ -7,7 +7,7 @@ two is a single comparison.
 """
 
 from bokehdiff.optics import LEAST_SHARE
-from bokehdiff.renderers.rays import RAYS_PER_SUM
+from bokehdiff.renderers.raytraced.rays import RAYS_PER_SUM
 
 MOST_UNROLLED_LAYERS = 2
 

@@ -13,11 +13,11 @@ from bokehdiff.errors import InputError, MissingDependencyError
 from bokehdiff.optics import Lens
 from bokehdiff.renderers.layers import LayerStack
 from bokehdiff.renderers.lens_values import GREEN, LensValues, lens_values
-from bokehdiff.renderers.prefilter import prefiltered
-from bokehdiff.renderers.rays import Gathered, Rays, trace_through
-from bokehdiff.renderers.raytraced_cpu import trace_cpu
-from bokehdiff.renderers.raytraced_cupy import CUPY_MISSING, cupy_is_there, trace_cupy
-from bokehdiff.renderers.raytraced_torch import trace_torch
+from bokehdiff.renderers.raytraced.on_cpu import trace_cpu
+from bokehdiff.renderers.raytraced.on_cupy import CUPY_MISSING, cupy_is_there, trace_cupy
+from bokehdiff.renderers.raytraced.on_torch import trace_torch
+from bokehdiff.renderers.raytraced.prefilter import prefiltered
+from bokehdiff.renderers.raytraced.rays import Gathered, Rays, trace_through
 
 logger = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bokehdiff.renderers.layers import LayerStack
-from bokehdiff.renderers.rays import Gathered, Rays
-from bokehdiff.renderers.raytraced_cuda import CUDA_SOURCE, kernel_name
+from bokehdiff.renderers.raytraced.cuda_source import CUDA_SOURCE, kernel_name
+from bokehdiff.renderers.raytraced.rays import Gathered, Rays
 
 CUPY_MISSING = "CuPy is needed for backend 'cupy': pip install bokehdiff[gpu]"
 BLOCK = (32, 8, 1)  # a warp reads 32 neighbours of one row

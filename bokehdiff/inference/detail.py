@@ -133,14 +133,14 @@ def contrast(photo_srgb: Float[Tensor, "b 3 h w"], coc_px: Float[Tensor, "b h w"
     return (wide[:, 3:] - wide[:, :3].square()).mean(dim=1, keepdim=True).clamp_min(0.0)
 
 
-def neighbourhoods(image: Float[Tensor, "b c h w"], coc_px: Float[Tensor, "b h w"]) -> Float[Tensor, "b c h w"]:
+def neighbourhoods(maps: Float[Tensor, "b c h w"], coc_px: Float[Tensor, "b h w"]) -> Float[Tensor, "b c h w"]:
     """The gaussian mean G of `match_colour`; each image by itself: what else is in the batch changes nothing.
 
     Args:
-        image: Any maps.
+        maps: Of anything.
         coc_px: Signed circle of confusion [px], which tells how far light was moved.
     """
-    means = [_wide_mean(image[index : index + 1], _sigma_px(coc)) for index, coc in enumerate(coc_px)]
+    means = [_wide_mean(maps[index : index + 1], _sigma_px(coc)) for index, coc in enumerate(coc_px)]
     return torch.cat(means)
 
 

@@ -241,13 +241,14 @@ def main() -> int:
     sys.stdout.write(HEAD + "\n")
     results = []
     known = (True,) if chosen.known_only else (True, False)
+    machine = {"machine": platform.machine(), "cores": os.cpu_count(), "torch": torch.__version__}
+    chosen.out.parent.mkdir(parents=True, exist_ok=True)
     for view, sigma, lens_known in itertools.product(views, chosen.noise, known):
         results.append(measure(view, lens_known=lens_known, sigma=sigma))
         sys.stdout.write(line(results[-1]) + "\n")
         sys.stdout.flush()
-    machine = {"machine": platform.machine(), "cores": os.cpu_count(), "torch": torch.__version__}
-    chosen.out.parent.mkdir(parents=True, exist_ok=True)
-    chosen.out.write_text(json.dumps({**machine, "results": [asdict(result) for result in results]}, indent=1) + "\n")
+        record = {**machine, "results": [asdict(result) for result in results]}
+        chosen.out.write_text(json.dumps(record, indent=1) + "\n")  # each time, so that nothing measured is lost
     return 0
 
 

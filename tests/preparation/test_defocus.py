@@ -13,9 +13,9 @@ from bokehdiff.errors import InputError
 from bokehdiff.images import linear_to_srgb
 from bokehdiff.optics import Aperture, Lens
 from bokehdiff.preparation import depth_from_defocus
-from bokehdiff.preparation.descent import smoothness
-from bokehdiff.preparation.focal_sweep import sweep_radii
-from bokehdiff.preparation.labelling import filled, labelled, links
+from bokehdiff.preparation.defocus.descent import smoothness
+from bokehdiff.preparation.defocus.focal_sweep import sweep_radii
+from bokehdiff.preparation.defocus.labelling import filled, labelled, links
 from bokehdiff.renderers import render_photo
 from tests.helpers import SHARED, assert_close
 from tests.preparation.defocused import error_up_to_a_line, median_error, path_traced, view

@@ -11,12 +11,12 @@ from bokehdiff.errors import InputError
 from bokehdiff.images import linear_to_srgb, srgb_to_linear
 from bokehdiff.optics import Aperture, Lens
 from bokehdiff.preparation import depth_from_defocus
-from bokehdiff.preparation.alignment import NONE, Alignment, moved_back, roughly_aligned
-from bokehdiff.preparation.candidates import tried
 from bokehdiff.preparation.defocus import joint_db
-from bokehdiff.preparation.focal_sweep import sweep_radii
-from bokehdiff.preparation.labelling import labelled
-from bokehdiff.preparation.lens_search import lens_model
+from bokehdiff.preparation.defocus.alignment import NONE, Alignment, moved_back, roughly_aligned
+from bokehdiff.preparation.defocus.candidates import tried
+from bokehdiff.preparation.defocus.focal_sweep import sweep_radii
+from bokehdiff.preparation.defocus.labelling import labelled
+from bokehdiff.preparation.defocus.lens_search import lens_model
 from bokehdiff.renderers import render_photo
 from tests.helpers import assert_close
 from tests.preparation.defocused import median_error, view

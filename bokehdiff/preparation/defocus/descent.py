@@ -14,9 +14,9 @@ from torch import Tensor
 from bokehdiff.images import Transfer, linear_to_srgb, resize, srgb_to_linear
 from bokehdiff.metrics import psnr
 from bokehdiff.optics import Aperture, Lens
-from bokehdiff.preparation.alignment import Alignment, moved_back
-from bokehdiff.preparation.labelling import links
-from bokehdiff.preparation.lens_search import LensModel
+from bokehdiff.preparation.defocus.alignment import Alignment, moved_back
+from bokehdiff.preparation.defocus.labelling import links
+from bokehdiff.preparation.defocus.lens_search import LensModel
 from bokehdiff.renderers import render_photo
 
 STEP_SHARE = 0.02  # of the largest radius, that a pixel may change at once ...

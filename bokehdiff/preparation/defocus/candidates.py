@@ -17,8 +17,8 @@ from torch.nn import functional as F
 
 from bokehdiff.images import Transfer, linear_to_srgb
 from bokehdiff.optics import Aperture
-from bokehdiff.preparation.focal_sweep import Blurrer, Sweep, difference
-from bokehdiff.preparation.labelling import STEP_PX, guided
+from bokehdiff.preparation.defocus.focal_sweep import Blurrer, Sweep, difference
+from bokehdiff.preparation.defocus.labelling import STEP_PX, guided
 
 OWN_PX = 3.0  # radius of what moves in depth together: a hair and its neighbours
 GAP_PX = 2.0  # of circles of confusion in the first image: surfaces so far apart hide each other

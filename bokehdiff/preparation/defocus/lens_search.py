@@ -12,8 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bokehdiff.errors import InputError
-from bokehdiff.preparation.focal_sweep import Sweep
-from bokehdiff.preparation.labelling import STEP_PX
+from bokehdiff.preparation.defocus.focal_sweep import Sweep
+from bokehdiff.preparation.defocus.labelling import STEP_PX
 
 FirstFocus = Literal["nearest", "farthest"]
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from bokehdiff.errors import InputError
 from bokehdiff.images import Transfer, linear_to_srgb, resize
 from bokehdiff.optics import Aperture
-from bokehdiff.preparation.focal_sweep import Blurrer
+from bokehdiff.preparation.defocus.focal_sweep import Blurrer
 
 SIZES_PX = (80, 160, 320)  # longer sides of the images that are compared, one after the other
 LARGEST_SHARE = 0.1  # of the longer side: no disc of more is tried

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from bokehdiff.images import Transfer, linear_to_srgb
 from bokehdiff.optics import Aperture
-from bokehdiff.preparation.labelling import STEP_PX, guided
+from bokehdiff.preparation.defocus.labelling import STEP_PX, guided
 from bokehdiff.renderers.scatter import FIRST_RADII_PX
 from bokehdiff.renderers.spread import aperture_kernel
 

@@ -15,12 +15,12 @@ from tqdm import tqdm
 from bokehdiff.errors import InputError
 from bokehdiff.images import Transfer, resize
 from bokehdiff.optics import Aperture, Lens
-from bokehdiff.preparation.alignment import NONE, Alignment, aligned, roughly_aligned, worth_it
-from bokehdiff.preparation.candidates import tried
-from bokehdiff.preparation.descent import DefocusImages, Found, descended
-from bokehdiff.preparation.focal_sweep import NOISE_SRGB, Sweep, sweep_radii
-from bokehdiff.preparation.labelling import Guess, filled, labelled
-from bokehdiff.preparation.lens_search import QUANTILE, FirstFocus, LensModel, lens_model, searched
+from bokehdiff.preparation.defocus.alignment import NONE, Alignment, aligned, roughly_aligned, worth_it
+from bokehdiff.preparation.defocus.candidates import tried
+from bokehdiff.preparation.defocus.descent import DefocusImages, Found, descended
+from bokehdiff.preparation.defocus.focal_sweep import NOISE_SRGB, Sweep, sweep_radii
+from bokehdiff.preparation.defocus.labelling import Guess, filled, labelled
+from bokehdiff.preparation.defocus.lens_search import QUANTILE, FirstFocus, LensModel, lens_model, searched
 
 logger = logging.getLogger(__name__)
 

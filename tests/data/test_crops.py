@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from bokehdiff.data import EndlessCrops, write_pictures
-from bokehdiff.data.crops import KINDS, picture
+from bokehdiff.data.procedural.crops import KINDS, picture
 from bokehdiff.data.randomness import generator_for
 from bokehdiff.errors import InputError
 

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from bokehdiff.data import synthetic, synthetic_background, synthetic_foreground, write_training_set
+from bokehdiff.data import synthetic_background, synthetic_foreground, write_training_set
+from bokehdiff.data.procedural import synthetic
+from bokehdiff.data.procedural.textures import dead_leaves
 from bokehdiff.data.randomness import generator_for
-from bokehdiff.data.textures import dead_leaves
 from bokehdiff.errors import InputError
 from bokehdiff.images import load_rgba
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from bokehdiff.data.crops import picture
+from bokehdiff.data.procedural.crops import picture
 from bokehdiff.images import load_photo
 from bokehdiff.metrics import psnr
 from bokehdiff.models import OneStepGenerator, load_sdxl, weights_origin

@@ -23,7 +23,7 @@ random: there is one prompt, and nothing to say with it.
 
 **Data.** {n_pictures} pictures of {picture_px} px, drawn by procedure (dead leaves, facades, clouds, lights, lettering,
 subjects with transparency before them), a third of them crops of photographs in the public domain or under CC0 that
-come with scikit-image. `bokehdiff/data/crops.py` draws them; no other image was seen.
+come with scikit-image. `bokehdiff/data/procedural/crops.py` draws them; no other image was seen.
 
 **Teaching.** {hardware}. Autoencoder: {autoencoder_steps} steps of {autoencoder_batch} crops of {autoencoder_crop} px.
 UNet: {prior_steps} steps of {prior_batch} crops of {prior_crop} px, noise predicted at all 1000 timesteps.

@@ -17,10 +17,10 @@ from numpy.random import Generator
 from torch import Tensor
 from tqdm import tqdm
 
-from bokehdiff.data import backgrounds
+from bokehdiff.data.procedural import backgrounds
+from bokehdiff.data.procedural.synthetic import synthetic_background, synthetic_foreground
+from bokehdiff.data.procedural.textures import Rgb, dead_leaves, palette
 from bokehdiff.data.randomness import generator_for
-from bokehdiff.data.synthetic import synthetic_background, synthetic_foreground
-from bokehdiff.data.textures import Rgb, dead_leaves, palette
 from bokehdiff.errors import InputError
 from bokehdiff.images import make_folder, write_atomically
 

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.random import Generator
 
-from bokehdiff.data.textures import Rgb, colour_ramp, fractal_noise, grid_of, palette, texture
+from bokehdiff.data.procedural.textures import Rgb, colour_ramp, fractal_noise, grid_of, palette, texture
 
 # scikit-image's photographs in the public domain or under CC0, shipped in its wheel (see each one's docstring there).
 PHOTOGRAPHS = (

@@ -13,8 +13,16 @@ import numpy as np
 from jaxtyping import Float
 from numpy.random import Generator
 
-from bokehdiff.data.drawing import Mark, Patch, Rgba, Strokes, draw
-from bokehdiff.data.textures import colour_ramp, fractal_noise, grid_of, outline, palette, texture, unit_range
+from bokehdiff.data.procedural.drawing import Mark, Patch, Rgba, Strokes, draw
+from bokehdiff.data.procedural.textures import (
+    colour_ramp,
+    fractal_noise,
+    grid_of,
+    outline,
+    palette,
+    texture,
+    unit_range,
+)
 
 DOWN = np.pi / 2  # heading of gravity: y points down
 HAIR_COLOURS = (  # display RGB of black, brown, red, blond and grey hair

@@ -13,9 +13,9 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from bokehdiff.data import backgrounds, foregrounds
+from bokehdiff.data.procedural import backgrounds, foregrounds
+from bokehdiff.data.procedural.textures import Rgb, dead_leaves
 from bokehdiff.data.randomness import generator_for
-from bokehdiff.data.textures import Rgb, dead_leaves
 from bokehdiff.errors import InputError
 from bokehdiff.images import make_folder, save_image, write_atomically
 

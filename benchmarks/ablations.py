@@ -4,13 +4,15 @@ Each variant is the same training (configs/tiny_full.yaml, the same samples in t
 measured on composites of subjects and scenes that no variant was trained on; beside them the all-in-focus image and
 what the autoencoder makes of it. Sets are drawn and networks trained on first use; a second run goes on from what is
 there. Results go to benchmarks/results/ablations.json, beside those of other variants measured before with the same
-settings, and as a table to the terminal.
+settings, and all of them as a table to the terminal; its last column is the mean of what each picture lacks to the
+whole method's, with the standard error of that mean over the pairs.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import sys
 from collections.abc import Callable, Iterator
@@ -40,8 +42,10 @@ CONFIG = ROOT / "configs" / "tiny_full.yaml"
 
 Picture = Callable[[TrainBatch], Float[Tensor, "b 3 h w"]]
 
+WHOLE, FINISHED = "physics-inspired attention", ", focus and colour kept"
+
 VARIANTS: dict[str, list[str]] = {
-    "physics-inspired attention": [],
+    WHOLE: [],
     "ordinary attention": ["--ablation", "pisa"],
     "no circle of confusion": ["--ablation", "coc"],
     "normalised over sources": ["--ablation", "normalisation"],
@@ -146,7 +150,7 @@ def measured(run: Run, pictures: dict[str, Picture]) -> Iterator[dict[str, Any]]
 
 def both(name: str, picture: Picture) -> dict[str, Picture]:
     """A network's picture as it is, and finished."""
-    return {name: picture, f"{name}, focus and colour kept": finished(picture)}
+    return {name: picture, name + FINISHED: finished(picture)}
 
 
 def main() -> int:
@@ -169,25 +173,38 @@ def main() -> int:
         run = trained(config, options.adapter)
         rows += measured(run, both("the adapter given", run.method.picture))
     settings = {"steps": options.steps, "pairs": options.pairs}
-    write_down(settings, rows)
-    sys.stdout.write(table(rows) + "\n")
+    sys.stdout.write(table(written_down(settings, rows)) + "\n")
     return 0
 
 
-def write_down(settings: dict[str, int], rows: list[dict[str, Any]]) -> None:
+def written_down(settings: dict[str, int], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Put rows among those of earlier runs, in place of what the same settings gave for the same methods."""
     records = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else []
     same = [record for record in records if settings.items() <= record.items()]
     others = [record for record in records if record not in same]
     new = {row["method"] for row in rows}
     earlier = [row for record in same for row in record["rows"] if row["method"] not in new]
-    RESULTS.write_text(json.dumps([*others, settings | {"rows": [*earlier, *rows]}], indent=1) + "\n", encoding="utf-8")
+    together = [*earlier, *rows]
+    RESULTS.write_text(json.dumps([*others, settings | {"rows": together}], indent=1) + "\n", encoding="utf-8")
+    return together
 
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown."""
-    lines = ["| | PSNR [dB] | SSIM |", "|---|---|---|"]
-    return "\n".join(lines + [f"| {row['method']} | {row['psnr']:.2f} | {row['ssim']:.3f} |" for row in rows])
+    by_name = {row["method"]: row for row in rows}
+    lines = ["| | PSNR [dB] | SSIM | lacks [dB] |", "|---|---|---|---|"]
+    for name, row in by_name.items():
+        lines.append(f"| {name} | {row['psnr']:.2f} | {row['ssim']:.3f} | {lacking(row, by_name)} |")
+    return "\n".join(lines)
+
+
+def lacking(row: dict[str, Any], by_name: dict[str, dict[str, Any]]) -> str:
+    """What a network's pictures lack to those of the whole method, both as they are or both finished."""
+    whole = by_name.get(WHOLE + FINISHED if row["method"].endswith(FINISHED) else WHOLE)
+    if whole is None or row is whole:
+        return ""
+    lacks = [best - each for best, each in zip(whole["psnr_of_each"], row["psnr_of_each"], strict=True)]
+    return f"{statistics.mean(lacks):.2f} +- {statistics.stdev(lacks) / math.sqrt(len(lacks)):.2f}"
 
 
 if __name__ == "__main__":

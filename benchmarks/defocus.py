@@ -6,7 +6,8 @@ through the wide lens focused near and far; `--noise` adds normal noise to the d
 of disparity, in [0, 1], where the sharp image has texture; "line" is the median after the best line, since disparity
 found without a lens has no scale of its own. PSNR is of display values over all defocused images together: of the sharp
 image through the best uniform disparity, through the disparity found, and through the true one by the same renderer,
-which is where the renderer and clipped lights limit it. Results go to benchmarks/results/defocus.json.
+which is where the renderer and clipped lights limit it. Results go to benchmarks/results/defocus.json, and a table of
+medians over the drawn scenes to the terminal.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import itertools
 import json
 import os
 import platform
+import statistics
 import sys
 import time
 from dataclasses import asdict, dataclass, replace
@@ -219,6 +221,31 @@ def line(m: Measurement) -> str:
     )
 
 
+def summary(results: list[Measurement]) -> str:
+    """Medians over the scenes of seeds with the range in brackets, in Markdown."""
+    drawn_ones = [m for m in results if m.view.startswith("seed") and not m.noise]
+    lines = [
+        "| images | lens | median error | after the best line | mean error | gained [dB] | with truth [dB] | 10 dB |",
+        "|---" * 8 + "|",
+    ]
+    for n_images, unknown in sorted({(m.n_images, not m.lens_known) for m in drawn_ones}):
+        rows = [m for m in drawn_ones if m.n_images == n_images and m.lens_known is not unknown]
+        gains = [m.psnr_found_db - m.psnr_uniform_db for m in rows]
+        cells = (
+            *(spread([1e2 * getattr(m, key) for m in rows], " %") for key in ("median", "median_line", "mean")),
+            spread(gains, ""),
+            spread([m.psnr_truth_db - m.psnr_uniform_db for m in rows], ""),
+            f"{sum(gain >= 10.0 for gain in gains)} of {len(gains)}",
+        )
+        lines.append(f"| {n_images} | {'unknown' if unknown else 'known'} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def spread(values: list[float], unit: str) -> str:
+    """Median and range."""
+    return f"{statistics.median(values):.1f}{unit} ({min(values):.1f} to {max(values):.1f})"
+
+
 def options() -> argparse.Namespace:
     """Of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -249,6 +276,7 @@ def main() -> int:
         sys.stdout.flush()
         record = {**machine, "results": [asdict(result) for result in results]}
         chosen.out.write_text(json.dumps(record, indent=1) + "\n")  # each time, so that nothing measured is lost
+    sys.stdout.write(summary(results) + "\n")
     return 0
 
 

@@ -23,7 +23,7 @@ from bokehdiff.inference.loading import Loaded, load, save
 from bokehdiff.inference.memory import MemoryPlan, free_bytes_of, plan_memory
 from bokehdiff.models import OneStepGenerator, PromptEmbedding
 from bokehdiff.optics import CameraSettings, Lens
-from bokehdiff.renderers import made_up_share, render_photo
+from bokehdiff.renderers import Step, made_up_share, render_photo
 from bokehdiff.tiling import Padded, Window, map_windows, pad_to_multiple
 
 if TYPE_CHECKING:
@@ -275,6 +275,7 @@ class BokehDiffPipeline:
         settings: RenderSettings = AS_USUAL,
         *,
         image_linear: Float[Tensor, "b 3 h w"] | None = None,
+        step: Step | None = None,
     ) -> Iterator[BokehResult]:
         """The same photographs through many lenses; they are encoded once.
 
@@ -285,6 +286,7 @@ class BokehDiffPipeline:
             settings: How.
             image_linear: The light itself, HDR above 1 allowed, for the physics of "hybrid"; None for that of the
                 display images, in which lights are no brighter than white.
+            step: Of the physics of "hybrid": `render_photo`'s.
 
         Returns:
             Each picture as soon as it is made; with `enable_model_cpu_offload` all are denoised first.
@@ -310,7 +312,7 @@ class BokehDiffPipeline:
             finished = self._finished(rendered, image_srgb, coc_px, settings)
             if settings.renderer == "hybrid":
                 light = srgb_to_linear(image_srgb) if image_linear is None else image_linear.to(self.device)
-                physical = linear_to_srgb(render_photo(light, disparity, lens).clamp(0.0, 1.0))
+                physical = linear_to_srgb(render_photo(light, disparity, lens, step=step).clamp(0.0, 1.0))
                 made_up = made_up_share(light, disparity, lens)
                 finished = mix_where_guessed(finished, physical, image_srgb, made_up, coc_px)
             yield BokehResult(finished, coc_px, lens)

@@ -1,19 +1,14 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from bokehdiff.app import Equipment, Places, Session
-from tests.app.driving import DESKTOP, PATIENCE_MS, bring_depth
+from tests.app.driving import DESKTOP, bring_depth, serving, visit
 from tests.app.scenes import two_halves
-from tests.helpers import REPOSITORY
 
 CHROMIUM = os.environ.get("BOKEHDIFF_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 
@@ -40,26 +35,8 @@ def opened(session, tmp_path):
 @pytest.fixture(scope="session")
 def served(tmp_path_factory):
     """The page's address and the folder of its results; the program is `bokehdiff app`, as users start it."""
-    pytest.importorskip("gradio")
-    folder = tmp_path_factory.mktemp("app")
-    words = ["app", "--port", "0", "--disparity-model", "none", "--output-dir", str(folder / "results")]
-    words += ["--max-upload-mb", "2", "--max-megapixels", "4"]
-    passing = folder / "passing"
-    passing.mkdir()
-    program = subprocess.Popen(
-        [sys.executable, "-m", "bokehdiff", *words], stdout=subprocess.PIPE, text=True,
-        cwd=REPOSITORY, env={**os.environ, "TMPDIR": str(passing)},
-    )  # fmt: skip
-    try:
-        found = re.search(r"http://\S+", program.stdout.readline())
-        yield found[0], folder / "results"
-        program.send_signal(signal.SIGINT)
-        assert program.wait(60) == 0
-        assert not list(passing.iterdir())
-    finally:
-        program.kill()
-        program.wait()
-        program.stdout.close()
+    with serving(tmp_path_factory.mktemp("app"), ["--max-upload-mb", "2", "--max-megapixels", "4"]) as place:
+        yield place
 
 
 @pytest.fixture(scope="session")
@@ -83,12 +60,7 @@ def requested():
 @pytest.fixture
 def page(served, browser, requested):
     context = browser.new_context(viewport=DESKTOP, color_scheme="dark", accept_downloads=True)
-    page = context.new_page()
-    page.set_default_timeout(PATIENCE_MS)
-    page.on("request", lambda request: requested.append(request.url))
-    page.goto(served[0])
-    page.wait_for_selector("#samples img")
-    yield page
+    yield visit(context, served[0], requested)
     context.close()
 
 

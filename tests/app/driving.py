@@ -3,15 +3,70 @@
 from __future__ import annotations
 
 import io
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
 import numpy as np
+import pytest
 import torch
 from PIL import Image, ImageSequence
 
+from tests.helpers import REPOSITORY
+
 PATIENCE_MS = 180_000  # on a machine with a dozen busy programs; a quiet one needs a second
 DESKTOP, PHONE = {"width": 1400, "height": 900}, {"width": 390, "height": 844}
+
+
+@contextmanager
+def serving(folder: Path, words: list[str]) -> Iterator[tuple[str, Path]]:
+    """`bokehdiff app` with more words, as users start it: the page's address and the folder of its results."""
+    pytest.importorskip("gradio")
+    words = ["app", "--port", "0", "--disparity-model", "none", "--output-dir", str(folder / "results"), *words]
+    passing = folder / "passing"
+    passing.mkdir()
+    program = subprocess.Popen(
+        [sys.executable, "-m", "bokehdiff", *words], stdout=subprocess.PIPE, text=True,
+        cwd=REPOSITORY, env={**os.environ, "TMPDIR": str(passing)},
+    )  # fmt: skip
+    try:
+        found = re.search(r"http://\S+", program.stdout.readline())
+        yield found[0], folder / "results"
+        program.send_signal(signal.SIGINT)
+        assert program.wait(60) == 0
+        assert not list(passing.iterdir())
+    finally:
+        program.kill()
+        program.wait()
+        program.stdout.close()
+
+
+def visit(context, address: str, requested: list[str] | None = None):
+    """The page in a browser's new tab; addresses that it asks for are put on a list."""
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE_MS)
+    if requested is not None:
+        page.on("request", lambda request: requested.append(request.url))
+    page.goto(address)
+    page.wait_for_selector("#samples img")
+    return page
+
+
+def open_sample(page, title: str) -> None:
+    page.locator("#samples button").filter(has_text=title).click()
+    page.wait_for_selector("#stage img")
+
+
+def rendered(page) -> str:
+    """What the page says once it has rendered."""
+    page.wait_for_function("() => document.querySelector('#progress')?.innerText.includes('Rendered')")
+    return page.inner_text("#progress")
 
 
 def bring_depth(page, disparity: Path) -> None:

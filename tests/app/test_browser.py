@@ -11,7 +11,17 @@ import pytest
 import yaml
 from PIL import Image
 
-from tests.app.driving import bring_depth, changed, click_at, number_of, pictures_of, set_slider, shown, source_of
+from tests.app.driving import (
+    bring_depth,
+    changed,
+    click_at,
+    number_of,
+    pictures_of,
+    rendered,
+    set_slider,
+    shown,
+    source_of,
+)
 from tests.app.scenes import detail, two_halves
 
 pytestmark = [pytest.mark.browser]
@@ -83,7 +93,7 @@ def test_rendering_gives_a_download_with_the_settings(halves, served, tmp_path):
     click_at(halves, 0.25)
     before = source_of(halves)
     halves.click("#render")
-    halves.wait_for_function("() => document.querySelector('#progress')?.innerText.includes('Rendered')")
+    rendered(halves)
     changed(halves, before)
     left, right = detail(shown(halves))
     assert left > 2 * right

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from tests.app.driving import DESKTOP, PATIENCE_MS, PHONE, changed, click_at, number_of, shown, source_of
+from tests.app.driving import (
+    DESKTOP,
+    PHONE,
+    changed,
+    click_at,
+    number_of,
+    open_sample,
+    rendered,
+    shown,
+    source_of,
+    visit,
+)
 from tests.app.scenes import detail
 
 pytestmark = [pytest.mark.browser]
@@ -17,9 +28,7 @@ LEAST_TARGET_PX = 24  # of a button, by WCAG 2.2, 2.5.8
 def other(served, browser):
     """The page of a second user."""
     context = browser.new_context(viewport=DESKTOP, accept_downloads=True)
-    page = context.new_page()
-    page.set_default_timeout(PATIENCE_MS)
-    page.goto(served[0])
+    page = visit(context, served[0])
     open_sample(page, "Leaves")
     yield page
     context.close()
@@ -29,23 +38,10 @@ def other(served, browser):
 def phone(served, browser):
     """The page on a phone, with a sample open."""
     context = browser.new_context(viewport=PHONE, device_scale_factor=3, has_touch=True, is_mobile=True)
-    page = context.new_page()
-    page.set_default_timeout(PATIENCE_MS)
-    page.goto(served[0])
+    page = visit(context, served[0])
     open_sample(page, "Motorcycle")
     yield page
     context.close()
-
-
-def open_sample(page, title: str) -> None:
-    page.locator("#samples button").filter(has_text=title).click()
-    page.wait_for_selector("#stage img")
-
-
-def rendered(page) -> str:
-    """What the page says once it has rendered."""
-    page.wait_for_function("() => document.querySelector('#progress')?.innerText.includes('Rendered')")
-    return page.inner_text("#progress")
 
 
 def tab_to(page, selector: str) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 from accelerate.commands.launch import launch_command_parser
+from PIL import Image
 
 from bokehdiff.cli.main import COMMANDS
 from bokehdiff.cli.options import NO_ALIASES, HelpRequested, parse_options
@@ -181,7 +182,10 @@ def run_pages() -> list[Path]:
 
 @pytest.fixture
 def copy(tmp_path) -> Path:
-    """The repository as it is committed and changed, and what a reader is told to have: photographs with depth maps."""
+    """The repository as it is committed and changed, and what a reader is told to have.
+
+    That is photographs with depth maps, a subject with transparency, and a background.
+    """
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
         cwd=REPOSITORY, capture_output=True, text=True, check=True,
@@ -194,6 +198,13 @@ def copy(tmp_path) -> Path:
         for called, source in HAS.items():
             (tmp_path / place / called).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(REPOSITORY / "test_data" / source, tmp_path / place / called)
+    with Image.open(REPOSITORY / "test_data/input/leaves.jpg") as leaves:
+        with Image.open(REPOSITORY / "test_data/mask/leaves.png") as mask:
+            leaves.putalpha(mask.convert("L"))
+        (tmp_path / "DATA/fg").mkdir()
+        leaves.save(tmp_path / "DATA/fg/leaves.png")
+    (tmp_path / "DATA/bg").mkdir()
+    shutil.copyfile(REPOSITORY / "test_data/input/motorcycle.jpg", tmp_path / "DATA/bg/motorcycle.jpg")
     return tmp_path
 
 

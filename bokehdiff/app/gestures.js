@@ -22,12 +22,19 @@
     const files = [...(event.clipboardData?.files || [])].filter((file) => file.type.startsWith("image/"));
     if (files.length) { event.preventDefault(); open(files); }
   });
-  // What the picture may take up, in the screen's own pixels: previews need not be larger.
+  // What the picture may take up, in the screen's own pixels: previews need not be larger. Then the size of the one shown.
   window.placeOfPicture = () => {
-    const column = document.querySelector("#left");
+    const column = document.querySelector("#left"), shown = document.querySelector("#stage img");
     const share = parseFloat(getComputedStyle(column).getPropertyValue("--picture-vh")) / 100;
-    return [column.clientWidth, window.innerHeight * share].map((px) => Math.round(px * window.devicePixelRatio)).join("x");
+    const place = [column.clientWidth, window.innerHeight * share].map((px) => Math.round(px * window.devicePixelRatio));
+    return `${place.join("x")} ${shown?.naturalWidth ?? 0}x${shown?.naturalHeight ?? 0}`;
   };
+  // A window that is drawn larger, or a phone that is turned, gets its picture once it has come to rest.
+  let resting;
+  window.addEventListener("resize", () => {
+    clearTimeout(resting);
+    resting = setTimeout(() => document.querySelector("#fit")?.click(), 400);
+  });
   document.addEventListener("click", (event) => {
     if (event.target.closest("#welcome")) document.querySelector("#open")?.click();
     if (event.target.tagName !== "IMG" || !event.target.closest("#stage")) return;

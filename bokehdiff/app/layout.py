@@ -45,6 +45,7 @@ class Parts:
 
     key: Any
     screen: Any
+    fit: Any
     upload: Any
     welcome: Any
     stage: Any
@@ -105,6 +106,7 @@ def lay_out(studio: Studio, samples: list[Sample]) -> Parts:
     """
     made: dict[str, Any] = {"key": gr.State(None, delete_callback=studio.close)}
     made["screen"] = gr.Textbox(visible=False)  # the browser's word for what it has for the picture
+    made["fit"] = gr.Button("Fit the picture", visible="hidden", elem_id="fit")  # which it clicks when that has changed
     with gr.Row(elem_id="top", equal_height=True):
         gr.HTML("<h1>bokehdiff</h1><p>Click where it shall be sharp.</p>", elem_id="title")
         made["upload"] = gr.UploadButton(

@@ -18,7 +18,7 @@ from bokehdiff.app.equipment import MEBI, Equipment, Limits
 from bokehdiff.app.places import safe_stem
 from bokehdiff.app.sizes import view_size
 from bokehdiff.errors import BokehDiffError, InputError
-from bokehdiff.images import Photo, load_photo, resize, save_disparity, save_image
+from bokehdiff.images import Photo, load_disparity, load_photo, resize, save_disparity, save_image
 
 VIEW_QUALITY = 90  # of JPEGs for the browser
 Read = TypeVar("Read")
@@ -53,6 +53,14 @@ class Opened:
     small_disparity: Float[Tensor, "1 h w"]
     origin: str
     source: str
+
+    def is_same(self, other: Opened) -> bool:
+        """Whether it is the same photograph with the same disparity, however large it is looked at.
+
+        Args:
+            other: What may be the same.
+        """
+        return (self.file, self.disparity_file) == (other.file, other.disparity_file)
 
     @property
     def stem(self) -> str:
@@ -121,16 +129,32 @@ def _kept(folder: Path, file: Path, name: str, photo: Photo, depth: Depth, view_
     )
 
 
+def for_screen(opened: Opened, view_hw: tuple[int, int], limits: Limits) -> Opened:
+    """The same photograph, looked at in another size; it is read again.
+
+    Args:
+        opened: The photograph.
+        view_hw: Height and width of what is looked at [px].
+        limits: How large it may be.
+    """
+    small_srgb = resize(load_photo(opened.file, max_pixels=limits.most_pixels).image_srgb.clamp(0.0, 1.0), view_hw)
+    sharp_view = opened.file.with_name(f"sharp-{secrets.token_hex(4)}.jpg")
+    save_image(sharp_view, small_srgb, quality=VIEW_QUALITY)
+    small_disparity = resize(load_disparity(opened.disparity_file)[None], view_hw)[0]
+    return replace(opened, small_srgb=small_srgb, sharp_view=sharp_view, small_disparity=small_disparity)
+
+
 def with_depth(opened: Opened, depth: Depth) -> Opened:
     """The same photograph with other disparity.
 
     Args:
-        opened: The photograph; its file of disparity is written anew.
+        opened: The photograph; what is being rendered of it still reads its disparity.
         depth: Of the photograph's size.
     """
-    save_disparity(opened.disparity_file, depth.disparity)
+    map_file = opened.file.with_name(f"disparity-{secrets.token_hex(4)}.npy")
+    save_disparity(map_file, depth.disparity)
     small = resize(depth.disparity[None], opened.view_hw)[0]
-    return replace(opened, small_disparity=small, origin=depth.origin, source=depth.source)
+    return replace(opened, disparity_file=map_file, small_disparity=small, origin=depth.origin, source=depth.source)
 
 
 def brought(path: Path, name: str, size_hw: tuple[int, int], *, near_is_dark: bool, limits: Limits) -> Depth:

@@ -42,7 +42,8 @@ LIVE = "preview"  # previews of all controls wait in one queue, renderings in an
 SLOW = "render"
 LIVE_AT_ONCE = 2
 FPS = 12
-# Before an event is sent its last input, `screen`, becomes what the browser has for the picture: "WIDTHxHEIGHT" [px].
+# Before an event is sent its last input, `screen`, becomes what the browser has for the picture, and the size of the
+# picture that it shows: "WIDTHxHEIGHT WIDTHxHEIGHT" [px].
 WITH_SCREEN = "(...given) => [...given.slice(0, -1), window.placeOfPicture?.() ?? '']"
 GUESSED = (
     "A guess, from where things are and what colour they have, for want of a depth model on this machine: near and far "
@@ -118,7 +119,7 @@ class _Events:
         quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
         live: dict[str, Any] = {**quiet, "concurrency_id": LIVE, "concurrency_limit": LIVE_AT_ONCE}
         opening: dict[str, Any] = {**live, "show_progress": "minimal", "show_progress_on": [p.status]}
-        newest: dict[str, Any] = {**live, "trigger_mode": "always_last"}
+        newest: dict[str, Any] = {**live, "trigger_mode": "always_last", "js": WITH_SCREEN}
         style = [p.key, p.view, *p.lens]
         p.upload.upload(
             in_sentences(self.open), [p.key, p.upload, p.f_number, p.screen], p.opened, js=WITH_SCREEN, **opening
@@ -126,14 +127,17 @@ class _Events:
         p.samples.select(
             in_sentences(self.open_sample), [p.key, p.f_number, p.screen], p.opened, js=WITH_SCREEN, **opening
         )
-        p.stage.select(in_sentences(self.focus_at), style, [p.focus, *p.looking, p.status], **newest)
-        p.view.input(in_sentences(self.look), style, p.looking, **newest)
+        p.stage.select(in_sentences(self.focus_at), [*style, p.screen], [p.focus, *p.looking, p.status], **newest)
+        p.fit.click(in_sentences(self.fit), [*style, p.screen], [*p.looking, p.status], **newest)
+        p.view.input(in_sentences(self.look), [*style, p.screen], p.looking, **newest)
         for control in (p.focus, p.blades, p.cat_eye, p.highlights):
-            control.input(in_sentences(self.look), style, p.looking, **newest)
+            control.input(in_sentences(self.look), [*style, p.screen], p.looking, **newest)
         camera = [p.f_number, p.focal, p.nearest]
         for control in camera:
-            control.input(in_sentences(self.open_wider), [*style, *camera], [p.strength, *p.looking], **newest)
-        p.strength.input(in_sentences(self.strengthen), [*style, *camera], [p.f_number, *p.looking], **newest)
+            control.input(
+                in_sentences(self.open_wider), [*style, *camera, p.screen], [p.strength, *p.looking], **newest
+            )
+        p.strength.input(in_sentences(self.strengthen), [*style, *camera, p.screen], [p.f_number, *p.looking], **newest)
         p.depth_upload.upload(
             in_sentences(self.take_depth), [p.depth_upload, p.near_is_dark, *style],
             [p.focus, *p.looking, p.depth_told, p.status], **opening,
@@ -210,11 +214,22 @@ class _Events:
             raise InputError(NOTHING_OPEN)
         return self.studio.session(key)
 
-    def look(self, key: str | None, view: str, *lens: Any) -> list[Any]:
+    def look(self, key: str | None, view: str, *rest: Any) -> list[Any]:
         """The picture, after a control was touched."""
         if key is None:
             return [gr.skip(), gr.skip()]
-        return self._look(self._at(key), view, controls_of(*lens))
+        *lens, screen = rest
+        session = self._at(key)
+        session.fit(screen_of(screen))
+        return self._look(session, view, controls_of(*lens))
+
+    def fit(self, key: str | None, view: str, *rest: Any) -> list[Any]:
+        """The window has become another: so does the picture, if that is worth it."""
+        *lens, screen = rest
+        if key is None or not self._at(key).fit(screen_of(screen)):
+            return [gr.skip()] * 3
+        session = self._at(key)
+        return [*self._look(session, view, controls_of(*lens)), said(opened_told(session, ""))]
 
     def _look(self, session: Session, view: str, controls: Controls) -> list[Any]:
         if view == COMPARE:
@@ -228,11 +243,13 @@ class _Events:
             path = session.blurred_view(controls)
         return [gr.update(value=str(path), visible=True), gr.update(visible=False)]
 
-    def focus_at(self, clicked: gr.SelectData, key: str | None, view: str, *lens: Any) -> list[Any]:
+    def focus_at(self, clicked: gr.SelectData, key: str | None, view: str, *rest: Any) -> list[Any]:
         """The picture was clicked: what is there becomes sharp."""
+        *lens, screen = rest
         session = self._at(key)
-        height, width = session.view_hw
+        height, width = shown_of(screen) or session.view_hw
         focus = round(session.focus_at(clicked.index[0] / width, clicked.index[1] / height), 3)
+        session.fit(screen_of(screen))
         controls = controls_of(focus, *lens[1:])
         return [focus, *self._look(session, view, controls), said(f"In focus: depth {focus:.2f} (0 far, 1 near).")]
 
@@ -240,8 +257,9 @@ class _Events:
         """The opening or what it means has changed: K follows."""
         if key is None:
             return [gr.skip()] * 3
-        *lens, f_number, focal_mm, nearest_m = rest
+        *lens, f_number, focal_mm, nearest_m, screen = rest
         session = self._at(key)
+        session.fit(screen_of(screen))
         controls = controls_of(*lens)
         strength_px = camera_of(session, focal_mm, nearest_m).strength_px(float(f_number or FIRST_F_NUMBER))
         return [
@@ -253,8 +271,9 @@ class _Events:
         """K has changed: the f-number follows."""
         if key is None:
             return [gr.skip()] * 3
-        *lens, _, focal_mm, nearest_m = rest
+        *lens, _, focal_mm, nearest_m, screen = rest
         session = self._at(key)
+        session.fit(screen_of(screen))
         controls = controls_of(*lens)
         f_number = camera_of(session, focal_mm, nearest_m).f_number(controls.strength_px)
         return [round(f_number, 2), *self._look(session, view, controls)]
@@ -369,10 +388,23 @@ def screen_of(told: str) -> tuple[float, float] | None:
     """Height and width that the browser has for the picture [px]; None if it does not tell.
 
     Args:
-        told: "WIDTHxHEIGHT", by a stranger.
+        told: As `WITH_SCREEN` makes it, by a stranger.
     """
-    sides = re.fullmatch(r"(\d{1,5})x(\d{1,5})", told or "")
-    return (float(sides[2]), float(sides[1])) if sides else None
+    return _sides(told, 0)
+
+
+def shown_of(told: str) -> tuple[float, float] | None:
+    """Height and width of the picture that the browser shows [px]; None if it does not tell.
+
+    Args:
+        told: As `WITH_SCREEN` makes it, by a stranger.
+    """
+    return _sides(told, 1)
+
+
+def _sides(told: str, i: int) -> tuple[float, float] | None:
+    sizes = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", (told or "").partition(" ")[2 * i])
+    return (float(sizes[2]), float(sizes[1])) if sizes else None
 
 
 def opened_told(session: Session, credit: str) -> str:

@@ -15,10 +15,10 @@ from bokehdiff.app.controls import Camera, Controls
 from bokehdiff.app.depth import depth_picture
 from bokehdiff.app.equipment import Equipment
 from bokehdiff.app.jobs import Job
-from bokehdiff.app.opened import VIEW_QUALITY, Opened, brought, open_photo, with_depth
+from bokehdiff.app.opened import VIEW_QUALITY, Opened, brought, for_screen, open_photo, with_depth
 from bokehdiff.app.physics import through_lens
 from bokehdiff.app.results import Pull, Result, depth_file, note, pull_file, render_file
-from bokehdiff.app.sizes import preview_size
+from bokehdiff.app.sizes import is_another_size, preview_size, view_size
 from bokehdiff.errors import InputError
 from bokehdiff.images import resize, save_image
 from bokehdiff.optics import focus_from_centre, focus_from_pixel
@@ -124,6 +124,21 @@ class Session:
         depth = brought(path, name or path.name, opened.size_hw, near_is_dark=near_is_dark, limits=limits)
         self._open, self._rendered = with_depth(opened, depth), None
 
+    def fit(self, screen_hw: tuple[float, float] | None) -> bool:
+        """Have what is looked at follow the screen's size; gives whether it has become another.
+
+        Args:
+            screen_hw: What the screen has for it, in its own pixels; None if that is unknown.
+        """
+        opened = self._opened
+        view_hw = view_size(opened.size_hw, screen_hw)
+        if screen_hw is None or not is_another_size(view_hw, opened.view_hw):
+            return False
+        fitting = for_screen(opened, view_hw, self._equipment.limits)
+        if self._open is opened:  # and not another, opened or given depth meanwhile
+            self._open = fitting
+        return self._open is fitting
+
     def first_focus(self) -> float:
         """Disparity in the middle of the picture, where a subject is likely."""
         return float(focus_from_centre(self._opened.small_disparity))
@@ -217,7 +232,7 @@ class Session:
         result = render_file(
             opened, controls, renderer=renderer, file_format=file_format, equipment=self._equipment, step=step
         )
-        if self._open is opened:  # and not another, opened meanwhile
+        if self._open is not None and self._open.is_same(opened):  # and not another, opened meanwhile
             self._rendered = (controls, result.view)
         return result
 

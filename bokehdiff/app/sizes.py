@@ -6,10 +6,10 @@ import math
 
 PREVIEW_PIXELS = 2**20  # scatter renders as many within a second on two cores
 LEAST_PIXELS = 2**18  # whatever the screen: less would hide what is sharp
-CAT_EYE_COST = (
-    2.0,
-    2.0,
-)  # renderings with cat's eyes draw four openings for each tile, and more tiles the longer they are
+# With cat's eyes, times that of a disc: four openings are drawn for each tile, and there are more tiles the longer they
+# are. The first is for round ones, the second is added for the longest.
+CAT_EYE_COST = (2.0, 2.0)
+ANOTHER_SIZE = 1.25  # times the pixels: bars of a browser come and go, and the picture need not follow them
 PULL_PIXELS = 2**19  # of the pictures of a focus pull, of which there are dozens
 
 
@@ -36,6 +36,17 @@ def view_size(size_hw: tuple[int, int], screen_hw: tuple[float, float] | None) -
         scale = min(screen_hw[0] / size_hw[0], screen_hw[1] / size_hw[1])
         most = min(most, max(scale * scale * size_hw[0] * size_hw[1], LEAST_PIXELS))
     return within(size_hw, most)
+
+
+def is_another_size(one_hw: tuple[int, int], other_hw: tuple[int, int]) -> bool:
+    """Whether a picture is to be made anew for a place of another size.
+
+    Args:
+        one_hw: Height and width [px].
+        other_hw: The other's.
+    """
+    one, other = one_hw[0] * one_hw[1], other_hw[0] * other_hw[1]
+    return max(one, other) > ANOTHER_SIZE * min(one, other)
 
 
 def preview_size(view_hw: tuple[int, int], cat_eye: float) -> tuple[int, int]:

@@ -33,7 +33,7 @@ def serving(folder: Path, words: list[str]) -> Iterator[tuple[str, Path]]:
     passing.mkdir()
     program = subprocess.Popen(
         [sys.executable, "-m", "bokehdiff", *words], stdout=subprocess.PIPE, text=True,
-        cwd=REPOSITORY, env={**os.environ, "TMPDIR": str(passing)},
+        cwd=REPOSITORY, env={**os.environ, "TMPDIR": str(passing), "TORCHINDUCTOR_CACHE_DIR": str(folder / "torch")},
     )  # fmt: skip
     try:
         found = re.search(r"http://\S+", program.stdout.readline())
@@ -96,7 +96,9 @@ def shown(page) -> torch.Tensor:
 def click_at(page, x_share: float, y_share: float = 0.5) -> None:
     """Click the picture and wait for the one that comes of it."""
     before = source_of(page)
-    box = page.locator("#stage img").bounding_box()
+    picture = page.locator("#stage img")
+    picture.scroll_into_view_if_needed()
+    box = picture.bounding_box()
     page.mouse.click(box["x"] + x_share * box["width"], box["y"] + y_share * box["height"])
     changed(page, before)
 

@@ -7,6 +7,7 @@ import pytest
 from tests.app.driving import (
     DESKTOP,
     PHONE,
+    bring_depth,
     changed,
     click_at,
     number_of,
@@ -16,7 +17,7 @@ from tests.app.driving import (
     source_of,
     visit,
 )
-from tests.app.scenes import detail
+from tests.app.scenes import detail, two_halves
 
 pytestmark = [pytest.mark.browser]
 
@@ -84,6 +85,23 @@ def test_nothing_is_wider_than_the_window(halves, viewport):
     halves.set_viewport_size(viewport)
     assert halves.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     assert halves.locator("#stage img").is_visible()
+
+
+def test_the_picture_follows_the_window(page, tmp_path):
+    photograph, disparity = two_halves(tmp_path, size_hw=(800, 1200))
+    page.set_viewport_size(PHONE)
+    page.set_input_files("#top input[type=file]", photograph)
+    page.wait_for_selector("#stage img")
+    bring_depth(page, disparity)
+    narrow, before = shown(page).shape, source_of(page)
+    for viewport, is_larger in ((DESKTOP, True), (PHONE, False)):
+        page.set_viewport_size(viewport)
+        before = changed(page, before)
+        assert (shown(page).shape > narrow) == is_larger
+        for x_share, focus in ((0.55, 0.0), (0.45, 1.0)):
+            click_at(page, x_share)
+            assert number_of(page, "focus") == focus
+        before = source_of(page)
 
 
 def test_on_a_phone_a_tap_focuses_and_a_finger_reaches_everything(phone):

@@ -69,6 +69,31 @@ def test_previews_are_no_larger_than_the_screen_shows_them(session, tmp_path):
         assert session.view_hw[0] * session.view_hw[1] > 0.99 * PREVIEW_PIXELS
 
 
+def test_what_is_looked_at_follows_the_screen_but_not_its_bars(session, tmp_path):
+    photograph, disparity = two_halves(tmp_path, size_hw=(900, 1500))
+    session.open(photograph, disparity=disparity, screen_hw=(630.0, 1000.0))
+    narrow = session.sharp_view()
+    assert not session.fit((630.0, 1060.0))
+    assert not session.fit(None)
+    assert session.view_hw == (600, 1000)
+    assert session.fit((1200.0, 1200.0))
+    assert session.view_hw == (720, 1200)
+    assert session.preview(WIDE).shape[2:] == session.depth(0.5).shape[2:] == (720, 1200)
+    assert picture_of(session.sharp_view()).shape[2:] == (720, 1200)
+    assert narrow.is_file()  # a browser may still be loading it
+    assert session.focus_at(0.25, 0.5) == 1.0
+    assert session.fit((630.0, 1000.0))
+    assert session.view_hw == (600, 1000)
+
+
+def test_what_is_rendered_while_the_screen_changes_is_kept(session, tmp_path):
+    photograph, disparity = two_halves(tmp_path, size_hw=(900, 1500))
+    session.open(photograph, disparity=disparity, screen_hw=(630.0, 1000.0))
+    result = session.render(WIDE, renderer="physical", step=lambda *_: session.fit((1200.0, 1200.0)))
+    assert session.view_hw == (720, 1200)
+    assert session.blurred_view(WIDE) == result.view
+
+
 def test_a_preview_with_cats_eyes_is_coarser_and_shown_as_large(session, tmp_path):
     photograph, disparity = two_halves(tmp_path, size_hw=(600, 900))
     session.open(photograph, disparity=disparity)

@@ -85,7 +85,7 @@ def splat(
     margin = -(-(math.ceil(widest_px) + 2 * coarsest) // coarsest) * coarsest if widest_px else 0
     size_hw = (solid_coc_px.shape[1], solid_coc_px.shape[2])
     picture = torch.zeros_like(sheets[0].light)
-    drawn: dict[float, list[Tensor]] = {}
+    drawn: dict[tuple[float, ...], Tensor] = {}
     tiles = _tiles(size_hw, widest_px, aperture)
     for n_done, tile in enumerate(tqdm(tiles, desc="tiles", disable=not progress)):
         if step is not None:
@@ -93,7 +93,7 @@ def splat(
         reaching = [_reaching(sheet, tile, margin) for sheet in sheets]
         tile_there = Window(margin, margin, tile.height, tile.width)
         places = _corners(tile, size_hw) if aperture.cat_eye else None
-        opening = Opening(aperture, places, tile_there, {} if aperture.cat_eye else drawn)
+        opening = Opening(aperture, places, tile_there, drawn)
         tile.cut(picture)[:] = _splat_tile(reaching, tile.cut(solid_coc_px), nodes, opening)
     return picture
 

@@ -27,13 +27,13 @@ class Opening:
         places: With cat's eyes, the places (x, y) of the tile's upper and lower, left and right corners as of
             `optics.image_field`; between them pictures of the opening are blended. None without.
         tile: Those pixels.
-        drawn: Kernels by their radius: openings that are alike may share them.
+        drawn: Kernels by their radius and place: openings of one aperture may share them, as tiles share corners.
     """
 
     aperture: Aperture
     places: Float[Tensor, "2 2 2"] | None
     tile: Window
-    drawn: dict[float, list[Tensor]] = field(default_factory=dict)
+    drawn: dict[tuple[float, ...], Tensor] = field(default_factory=dict)
 
     def kernels(self, radius_px: float, *, like: Tensor) -> list[Float[Tensor, "k k"]]:
         """The picture of a dot, at each corner if they differ: upper left and right, lower left and right.
@@ -42,14 +42,16 @@ class Opening:
             radius_px: Signed radius, in the unit of the grid.
             like: Gives dtype and device.
         """
-        if radius_px not in self.drawn:
-            places: list[Tensor | None] = [None]
-            if self.places is not None and _reach(radius_px) > 0:
-                places = [*self.places.to(like).flatten(1).unbind(dim=1)]
-            self.drawn[radius_px] = [
-                aperture_kernel(radius_px, self.aperture, like=like, place=place) for place in places
-            ]
-        return self.drawn[radius_px]
+        if self.places is None or _reach(radius_px) == 0:
+            return [self._kernel(radius_px, None, like)]
+        return [self._kernel(radius_px, place, like) for place in self.places.flatten(1).unbind(dim=1)]
+
+    def _kernel(self, radius_px: float, place: Float[Tensor, " 2"] | None, like: Tensor) -> Float[Tensor, "k k"]:
+        key = (radius_px, *(() if place is None else place.tolist()))
+        if key not in self.drawn:
+            there = None if place is None else place.to(like)
+            self.drawn[key] = aperture_kernel(radius_px, self.aperture, like=like, place=there)
+        return self.drawn[key]
 
     def shares(self, window: Window, *, like: Tensor) -> list[Float[Tensor, "h w"]]:
         """How much each corner's picture has of each pixel: bilinear.

@@ -20,7 +20,7 @@ LEAST_STEP_PX = 1.0  # between slices farther out, until ...
 STEP_PER_RADIUS = 0.08  # ... this share of the radius is more
 FLAT_STEP_PX = 0.1  # on both sides of the radius where all have one, so that there are gradients
 TILE_PX = 512  # slices that are empty in a tile cost nothing there; a multiple of every cell
-CAT_EYE_SHIFT = 0.15  # how far the rim may move across a tile, in radii, where that is more than a pixel
+CAT_EYE_SHIFT = 0.2  # how far the rim may move across a tile, in radii, where that is more than a pixel
 LEAST_TILE_PX = 16
 BLOCK_PX = 16  # what a slice holds is known by blocks
 LEAST_WEIGHT = 1e-7  # what rounding leaves of nothing; a single pixel spread over a disc of 500 px weighs more
@@ -103,7 +103,8 @@ def _tiles(size_hw: tuple[int, int], widest_px: float, aperture: Aperture) -> li
     if aperture.cat_eye:
         # The rim moves by cat_eye radii over half the diagonal.
         shift = max(CAT_EYE_SHIFT, 1.0 / max(widest_px, 1.0)) / aperture.cat_eye
-        side = int(min(max(shift * math.hypot(*size_hw) / 2, LEAST_TILE_PX), TILE_PX)) // BLOCK_PX * BLOCK_PX
+        wanted_px = shift * math.hypot(*size_hw) / 2
+        side = min(max(round(wanted_px / BLOCK_PX) * BLOCK_PX, LEAST_TILE_PX), TILE_PX)
     height, width = size_hw
     return [
         Window(top, left, min(side, height - top), min(side, width - left))

@@ -152,7 +152,7 @@ def test_a_sample_opens_and_the_guess_is_called_one(page):
     page.click("#samples button[aria-label^='Thumbnail'] >> nth=-1")
     page.wait_for_selector("#stage img")
     page.click("#depth > button")
-    assert page.get_by_text("A guess, from where things are", exact=False).is_visible()
+    page.get_by_text("A guess, from where things are", exact=False).wait_for()
 
 
 def test_a_photo_can_be_dropped_or_pasted_anywhere(page, tmp_path):

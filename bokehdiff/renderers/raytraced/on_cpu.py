@@ -79,7 +79,7 @@ def trace_cpu(stack: LayerStack, rays: Rays) -> Gathered:
     OpenCV 5 interpolates exactly; OpenCV 4 rounds places to 1/32 px, which costs nothing that can be seen.
 
     Args:
-        stack: Layers.
+        stack: Layers, blurred as `prefiltered` does for these rays: pixels that are left out count on it.
         rays: What to trace.
     """
     images, light = [], torch.zeros(stack.size_hw)
